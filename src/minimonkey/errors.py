@@ -1,0 +1,50 @@
+"""Every error that minimonkey raises on purpose. Each message says what came, what was expected and which setting to change.
+
+    MiniMonkeyError
+    |-- UsageError        (also ValueError)   a setting, argument or recipe is wrong
+    |   `-- PyramidError                      ... of the pyramid
+    |-- PictureError      (also ValueError)   a picture can't be read, or is larger than the limits
+    |-- PromptError       (also ValueError)   pictures and `<image>` marks don't match, or the prompt is too long
+    |-- CheckpointError   (also ValueError)   a model folder is missing, broken or of an unknown kind
+    |-- DataError         (also ValueError)   a line of a data file is wrong
+    `-- MissingExtraError (also ImportError)  an optional package is not installed
+
+The command line prints the message of these as one line and exits with 2; anything else is a mistake of ours.
+"""
+
+from __future__ import annotations
+
+
+class MiniMonkeyError(Exception):
+    """Base of all errors that minimonkey raises on purpose."""
+
+
+class UsageError(MiniMonkeyError, ValueError):
+    """A setting, argument or recipe is wrong."""
+
+
+class PyramidError(UsageError):
+    """A pyramid setting is wrong."""
+
+
+class PictureError(MiniMonkeyError, ValueError):
+    """A picture can't be read, or is larger than the limits."""
+
+
+class PromptError(MiniMonkeyError, ValueError):
+    """Pictures and `<image>` marks don't match, or the prompt is too long for the model."""
+
+
+class CheckpointError(MiniMonkeyError, ValueError):
+    """A model folder is missing, broken or of an unknown kind."""
+
+
+class DataError(MiniMonkeyError, ValueError):
+    """A line of a data file is wrong."""
+
+
+class MissingExtraError(MiniMonkeyError, ImportError):
+    """An optional package is not installed; the message names the pip command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'minimonkey[{extra}]'")

@@ -1,0 +1,324 @@
+"""The complementary image pyramid (CIP), on integers: which tiles does a picture of this size become?
+
+Knows nothing of pixels, tensors or models. The published rules are those of Mini-Monkey (arXiv 2408.02034, section 3) as its code
+has them: `project/mini_monkey/demo.py` and `eval/internvl_chat.py` for inference, `internvl/train/dataset.py` for training.
+
+    picture --> detail grid: the grid of 4-12 tiles whose proportions are nearest the picture's
+            --> adaptive grid: the same of 3-7 tiles, among grids whose cut lines are not all cuts of the detail grid
+            --> thumbnail: the whole picture as one tile
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+from minimonkey.errors import PyramidError
+
+LevelName = Literal["detail", "adaptive", "thumbnail"]
+LEVEL_NAMES: tuple[LevelName, ...] = ("detail", "adaptive", "thumbnail")
+
+
+class Size(NamedTuple):
+    """Height and width in pixels, in this order (as tensors have them; PIL has the other)."""
+
+    height: int
+    width: int
+
+
+class Grid(NamedTuple):
+    """Tiles across and tiles down, in this order (as the papers print them)."""
+
+    columns: int
+    rows: int
+
+    @property
+    def tiles(self) -> int:
+        return self.columns * self.rows
+
+    def divides(self, other: Grid) -> bool:
+        """True if every cut line of this grid is a cut line of `other` too."""
+        return other.columns % self.columns == 0 and other.rows % self.rows == 0
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; right and bottom are excluded."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
+
+
+class Span(NamedTuple):
+    """Positions start, ..., stop - 1 of a sequence."""
+
+    start: int
+    stop: int
+
+
+class Tile(NamedTuple):
+    """One square that the vision encoder sees.
+
+    `canvas_box` lies in the canvas of its level; `source_box` is the same part of the picture, in the picture's own pixels.
+    Source boxes of a level partition the picture. They are empty where a picture is smaller than its grid, or a tile all padding.
+    """
+
+    canvas_box: Box
+    source_box: Box
+
+
+@dataclass(frozen=True)
+class Level:
+    """One copy of the picture: resized onto a canvas of whole tiles, cut row by row."""
+
+    name: LevelName
+    grid: Grid
+    tile_px: int
+    source: Size
+    content: Box
+    """Where in the canvas the picture lies: all of it unless `PyramidSpec.fit` is "pad"."""
+
+    @property
+    def canvas(self) -> Size:
+        return Size(self.grid.rows * self.tile_px, self.grid.columns * self.tile_px)
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles of this level, row by row."""
+        across = [self._cut(column, "columns") for column in range(self.grid.columns + 1)]
+        down = [self._cut(row, "rows") for row in range(self.grid.rows + 1)]
+        tile = self.tile_px
+        return tuple(
+            Tile(
+                Box(column * tile, row * tile, (column + 1) * tile, (row + 1) * tile),
+                Box(across[column], down[row], across[column + 1], down[row + 1]),
+            )
+            for row in range(self.grid.rows)
+            for column in range(self.grid.columns)
+        )
+
+    def _cut(self, index: int, axis: Literal["columns", "rows"]) -> int:
+        """Cut line `index` of an axis in source pixels, rounded down; the outer two are the picture's edges."""
+        if axis == "columns":
+            count, source_px, start, stop = self.grid.columns, self.source.width, self.content.left, self.content.right
+        else:
+            count, source_px, start, stop = self.grid.rows, self.source.height, self.content.top, self.content.bottom
+        if index in (0, count):
+            return 0 if index == 0 else source_px
+        inside_px = min(max(index * self.tile_px - start, 0), stop - start)
+        return inside_px * source_px // (stop - start)
+
+
+@dataclass(frozen=True)
+class PyramidSpec:
+    """How pictures are cut. The defaults are those of Mini-Monkey's demo, with the tile order of its training code.
+
+    `PyramidSpec.plain(...)` is the dynamic tiling of InternVL2: one level of tiles and the thumbnail.
+    """
+
+    tile_px: int = 448
+    """Side of a tile in pixels: what the vision encoder was built for."""
+    detail: tuple[int, int] = (4, 12)
+    """Fewest and most tiles of the detail level."""
+    adaptive: tuple[int, int] | None = (3, 7)
+    """Fewest and most tiles of the adaptive level; None leaves the level out."""
+    exclude: Literal["both", "either", "none"] = "both"
+    """Which adaptive grids are out: those with both sides dividing the detail grid's (demo and evaluation code), with either side
+    (training code), or none."""
+    order: tuple[LevelName, ...] = LEVEL_NAMES
+    """Order of the levels in the sequence. Mini-Monkey's demo has adaptive, detail, thumbnail."""
+    thumbnail: bool = True
+    """Whether a picture of several tiles is also shown whole."""
+    max_upscale: float | None = None
+    """Give a picture no more columns and rows than hold it enlarged by this factor; None enlarges without bound, as published."""
+    fit: Literal["stretch", "pad"] = "stretch"
+    """"stretch" fills the canvas, as published. "pad" keeps the picture's proportions and centres it in the canvas, which spares
+    narrow strips from distortion; with it `max_upscale` also bounds the enlargement itself."""
+
+    def __post_init__(self) -> None:
+        for name, budget in (("detail", self.detail), ("adaptive", self.adaptive)):
+            if budget is None and name == "adaptive":
+                continue
+            if not _is_budget(budget):
+                raise PyramidError(f"{name}={budget!r}: expected two whole numbers (fewest, most) with 1 <= fewest <= most")
+            object.__setattr__(self, name, tuple(budget))  # lists come from JSON
+        object.__setattr__(self, "order", tuple(self.order))
+        if sorted(self.order) != sorted(LEVEL_NAMES):
+            raise PyramidError(f"order={self.order!r}: expected the three levels {', '.join(LEVEL_NAMES)}, each once")
+        if self.exclude not in ("both", "either", "none"):
+            raise PyramidError(f'exclude={self.exclude!r}: expected "both", "either" or "none"')
+        if self.fit not in ("stretch", "pad"):
+            raise PyramidError(f'fit={self.fit!r}: expected "stretch" or "pad"')
+        if self.tile_px < 1:
+            raise PyramidError(f"tile_px={self.tile_px!r}: expected a positive number of pixels")
+        if self.max_upscale is not None and not self.max_upscale > 0:
+            raise PyramidError(f"max_upscale={self.max_upscale!r}: expected a positive factor, or None for no bound")
+
+    @classmethod
+    def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings) -> PyramidSpec:
+        """The dynamic tiling of InternVL 1.5 and later: `min_tiles` to `max_tiles` tiles and a thumbnail."""
+        return cls(detail=(min_tiles, max_tiles), adaptive=None, **settings)
+
+    @property
+    def max_tiles(self) -> int:
+        """The most tiles that any picture can become."""
+        return self.detail[1] + (self.adaptive[1] if self.adaptive else 0) + 1
+
+    def plan(self, source: Size) -> Pyramid:
+        """The pyramid of a picture of this size.
+
+        Degenerate cases, each as the published code has it:
+        * a detail grid of one tile is no level of its own: the thumbnail, which is the same picture, stands for it;
+        * with no adaptive grid left, or only 1x1, there is no adaptive level; under `exclude="either"` (training code) it is
+          the whole picture once more;
+        * `max_upscale` cuts the chosen grids down; an adaptive grid that then shares all cuts with the detail grid is left out.
+
+        Raises PyramidError for a side below 1 px.
+        """
+        source = Size(*source)
+        if source.height < 1 or source.width < 1:
+            raise PyramidError(f"a picture of {source.width}x{source.height} px has no pixels to cut")
+        chosen = nearest_grid(candidate_grids(*self.detail), source, self.tile_px)
+        detail = self._clamp(chosen, source)
+        adaptive = self._adaptive_grid(chosen, detail, source)
+        levels: dict[str, Level | None] = dict.fromkeys(LEVEL_NAMES)
+        if detail.tiles > 1:
+            levels["detail"] = self._level("detail", detail, source)
+        if adaptive is not None:
+            levels["adaptive"] = self._level("adaptive", adaptive, source)
+        if self.thumbnail or detail.tiles == 1:
+            levels["thumbnail"] = self._level("thumbnail", Grid(1, 1), source)
+        return Pyramid(source, self, **levels)
+
+    def _adaptive_grid(self, chosen: Grid, detail: Grid, source: Size) -> Grid | None:
+        if self.adaptive is None:
+            return None
+        candidates = [grid for grid in candidate_grids(*self.adaptive) if not self._excluded(grid, chosen)]
+        grid = nearest_grid(candidates, source, self.tile_px)
+        clamped = self._clamp(grid, source)
+        if (clamped, detail) != (grid, chosen) and self._excluded(clamped, detail):
+            return None  # `max_upscale` made their cuts the same
+        return None if clamped.tiles == 1 and self.exclude != "either" else clamped
+
+    def _excluded(self, grid: Grid, detail: Grid) -> bool:
+        if self.exclude == "both":
+            return grid.divides(detail)
+        if self.exclude == "either":
+            return detail.columns % grid.columns == 0 or detail.rows % grid.rows == 0
+        return False
+
+    def _clamp(self, grid: Grid, source: Size) -> Grid:
+        if self.max_upscale is None:
+            return grid
+        return Grid(
+            min(grid.columns, max(1, math.ceil(self.max_upscale * source.width / self.tile_px))),
+            min(grid.rows, max(1, math.ceil(self.max_upscale * source.height / self.tile_px))),
+        )
+
+    def _level(self, name: LevelName, grid: Grid, source: Size) -> Level:
+        width, height = grid.columns * self.tile_px, grid.rows * self.tile_px
+        content = Box(0, 0, width, height)
+        if self.fit == "pad":
+            scale = min(width / source.width, height / source.height, self.max_upscale or math.inf)
+            inner_width = min(width, max(1, round(source.width * scale)))
+            inner_height = min(height, max(1, round(source.height * scale)))
+            left, top = (width - inner_width) // 2, (height - inner_height) // 2
+            content = Box(left, top, left + inner_width, top + inner_height)
+        return Level(name, grid, self.tile_px, source, content)
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """What `PyramidSpec.plan` decided for one picture. A level that the rules leave out is None."""
+
+    source: Size
+    spec: PyramidSpec
+    detail: Level | None
+    adaptive: Level | None
+    thumbnail: Level | None
+
+    @property
+    def levels(self) -> Iterator[Level]:
+        """The levels that there are, in the order of the sequence."""
+        for name in self.spec.order:
+            level: Level | None = getattr(self, name)
+            if level is not None:
+                yield level
+
+    @property
+    def tile_count(self) -> int:
+        """All tiles, the thumbnail included."""
+        return sum(self.level_tiles)
+
+    @property
+    def level_tiles(self) -> tuple[int, int, int]:
+        """Tiles of the detail, adaptive and thumbnail level, whatever their order in the sequence; 0 for a level left out."""
+        detail, adaptive, thumbnail = (level.grid.tiles if level else 0 for level in (self.detail, self.adaptive, self.thumbnail))
+        return detail, adaptive, thumbnail
+
+    def spans(self, tokens_per_tile: int) -> dict[LevelName, Span]:
+        """Where each level's image tokens stand, counted from the picture's first image token."""
+        spans: dict[LevelName, Span] = {}
+        start = 0
+        for level in self.levels:
+            stop = start + level.grid.tiles * tokens_per_tile
+            spans[level.name] = Span(start, stop)
+            start = stop
+        return spans
+
+    def describe(self) -> str:
+        """One line a level, for people: `detail     3x4 tiles  1344x1792 px  x1.62 across, x1.53 down`."""
+        lines = [f"{self.source.width}x{self.source.height} px -> {self.tile_count} tiles of {self.spec.tile_px} px"]
+        for level in self.levels:
+            inner = level.content
+            across = (inner.right - inner.left) / self.source.width
+            down = (inner.bottom - inner.top) / self.source.height
+            grid = f"{level.grid.columns}x{level.grid.rows}"
+            canvas = f"{level.canvas.width}x{level.canvas.height} px"
+            lines.append(f"{level.name:<10} {grid:>6} tiles  {canvas:>13}  x{across:.2f} across, x{down:.2f} down")
+        return "\n".join(lines)
+
+
+@lru_cache
+def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
+    """All grids of `min_tiles` to `max_tiles` tiles, by area, then by columns.
+
+    The published code sorts a Python set by area alone, so that grids of one area come in hash order. The order here is fixed;
+    with every published pair of budgets it gives the published choice for each picture size (tests/test_pyramid.py shows it).
+    """
+    return tuple(
+        Grid(columns, area // columns)
+        for area in range(min_tiles, max_tiles + 1)
+        for columns in range(1, area + 1)
+        if area % columns == 0
+    )
+
+
+def nearest_grid(candidates: tuple[Grid, ...] | list[Grid], source: Size, tile_px: int) -> Grid:
+    """The grid whose columns / rows is nearest the picture's width / height; Grid(1, 1) if there are none.
+
+    At an exact tie a later grid replaces an earlier one if the picture has more than half of its pixels. Ratios are compared as
+    Python floats, as in the published `find_closest_aspect_ratio`: exact fractions break ties differently (500x1000, say).
+    """
+    best, best_distance = Grid(1, 1), math.inf
+    ratio = source.width / source.height
+    for grid in candidates:
+        distance = abs(ratio - grid.columns / grid.rows)
+        tie_to_later = distance == best_distance and source.width * source.height > 0.5 * tile_px * tile_px * grid.tiles
+        if distance < best_distance or tie_to_later:
+            best, best_distance = grid, distance
+    return best
+
+
+def _is_budget(budget: object) -> bool:
+    if not isinstance(budget, (tuple, list)) or len(budget) != 2:
+        return False
+    return all(isinstance(n, int) and not isinstance(n, bool) for n in budget) and 1 <= budget[0] <= budget[1]
