@@ -1,0 +1,74 @@
+# make demo    ask the embedded model about a real page       make check   all that must hold before a commit
+# make test    run the tests                                  make bench   speed and memory, each against a named rival
+# Both of the first two make .venv and install into it if need be; a second call installs nothing.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+# Where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu for a small CPU wheel, .../whl/cu130 for CUDA 13.
+TORCH_INDEX ?=
+PICTURE     ?= examples/receipt.png
+QUESTION    ?= What does it say?
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test check format bench test-oldest test-newest clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+demo: $(VENV)/.base
+	@mkdir -p demo
+	$(BIN)/minimonkey inspect $(PICTURE) --out demo/pyramid.png
+	$(BIN)/minimonkey ask $(PICTURE) "$(QUESTION)"
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# The ends of the range of transformers that pyproject.toml allows, each in an environment of its own.
+test-oldest:
+	@$(MAKE) --no-print-directory .venv-oldest/.edge EDGE="transformers==5.18.*"
+	OMP_NUM_THREADS=2 .venv-oldest/bin/python -m pytest
+
+test-newest:
+	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="transformers>=5.18,<6"
+	OMP_NUM_THREADS=2 .venv-newest/bin/python -m pytest
+
+%/.edge: pyproject.toml
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --disable-pip-version-check -q --upgrade $(torch_source) torch "$(EDGE)" -e ".[dev]"
+	touch $@
+
+torch_source = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt $(torch_source) torch
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt $(torch_source) torch
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $(VENV)/.base $@
+
+clean:
+	rm -rf .venv .venv-oldest .venv-newest build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
