@@ -1,0 +1,208 @@
+"""Pictures to tiles: each level of the pyramid is resized as a whole, cut row by row and normalised.
+
+Knows PIL and numpy, no tokens and no model. The reference is the published preprocessing (`build_transform` and `dynamic_preprocess`
+of Mini-Monkey's `demo.py`): `convert("RGB")`, Pillow's bicubic filter, `(x / 255 - mean) / std` in float32, in this order.
+
+Shape legend: T tiles of all pictures, S side of a tile, P pictures.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers.image_processing_base import BatchFeature
+from transformers.image_transforms import to_pil_image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, is_pil_image
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
+
+from minimonkey.errors import PictureError, PyramidError
+from minimonkey.pyramid import Level, PyramidSpec, Size
+
+
+def render_level(picture: Image.Image, level: Level) -> Image.Image:
+    """The canvas of one level as the model sees it, before cutting: an RGB picture of `level.canvas` pixels.
+
+    Where `fit="pad"` leaves room round the picture, the canvas has the picture's own paper colour.
+    """
+    picture = picture.convert("RGB")
+    left, top, right, bottom = level.content
+    content = picture.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    if content.size == (level.canvas.width, level.canvas.height):
+        return content
+    canvas = Image.new("RGB", (level.canvas.width, level.canvas.height), paper_colour(picture))
+    canvas.paste(content, (left, top))
+    return canvas
+
+
+def paper_colour(picture: Image.Image) -> tuple[int, int, int]:
+    """The median of the outermost pixels of an RGB picture, each channel by itself."""
+    pixels = np.asarray(picture)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # [pixels, 3]
+    red, green, blue = np.sort(border, axis=0)[len(border) // 2].tolist()
+    return red, green, blue
+
+
+def tiles_uint8(picture: Image.Image, spec: PyramidSpec) -> np.ndarray:
+    """All tiles of a picture in the order of the sequence, before normalisation: uint8 [T, 3, S, S]."""
+    picture = picture.convert("RGB")
+    pyramid = spec.plan(Size(picture.height, picture.width))
+    side = spec.tile_px
+    tiles = np.empty((pyramid.tile_count, 3, side, side), np.uint8)
+    start = 0
+    for level in pyramid.levels:
+        columns, rows = level.grid
+        canvas = np.asarray(render_level(picture, level)).reshape(rows, side, columns, side, 3)
+        stop = start + level.grid.tiles
+        tiles[start:stop].reshape(rows, columns, 3, side, side)[...] = canvas.transpose(0, 2, 4, 1, 3)
+        start = stop
+    return tiles
+
+
+class MiniMonkeyImageProcessorKwargs(GotOcr2ImageProcessorKwargs, total=False):
+    """Settings of `MiniMonkeyImageProcessor`, on creation and for a single call."""
+
+    pyramid: PyramidSpec | dict | None
+    return_level_tiles: bool
+
+
+class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
+    """Pictures to `pixel_values` (float32 [T, 3, S, S]), `num_patches` (tiles of each picture) and `level_tiles` (int64 [P, 3]:
+    tiles of the detail, adaptive and thumbnail level).
+
+    Settings, all kept in preprocessor_config.json and all accepted by a single call too:
+    * `pyramid`: a `PyramidSpec` or a dict of its fields. A dict changes the fields that it names and keeps the others.
+    * without one, `min_patches`, `max_patches` and `size` of a stock InternVL folder mean `PyramidSpec.plain`. The
+      `crop_to_patches` stored there is ignored, as InternVL's processor does; `crop_to_patches=False` in a call asks for the
+      thumbnail alone.
+    * `min_patches` and `max_patches` in a call change the budget of the detail level, whatever the pyramid.
+    * `return_level_tiles=False` leaves `level_tiles` out, for models of the stock class.
+
+    Pictures are PIL pictures, arrays or tensors (uint8, or float from 0 to 1; channels first or last), or lists of them.
+    Raises PyramidError for a wrong setting and PictureError for an array that is no picture.
+    """
+
+    valid_kwargs = MiniMonkeyImageProcessorKwargs
+    model_input_names = ["pixel_values", "level_tiles"]
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 448, "width": 448}
+    pyramid: dict | None = None
+    return_level_tiles = True
+
+    def __init__(self, **kwargs) -> None:
+        pyramid = kwargs.pop("pyramid", None)
+        super().__init__(**kwargs)
+        self.crop_to_patches = True
+        if isinstance(pyramid, dict):  # a stored one names every field
+            pyramid = _changed(PyramidSpec(tile_px=_tile_px(self.size)), pyramid)
+        if pyramid is not None:
+            self.spec = pyramid
+
+    @property
+    def spec(self) -> PyramidSpec:
+        """How pictures are cut unless a call says otherwise. Setting it sets `pyramid`, `size` and the patch budget together."""
+        if self.pyramid is None:
+            return PyramidSpec.plain(self.min_patches, self.max_patches, tile_px=_tile_px(self.size))
+        return PyramidSpec(**self.pyramid)
+
+    @spec.setter
+    def spec(self, spec: PyramidSpec) -> None:
+        self.pyramid = dataclasses.asdict(spec)
+        self.min_patches, self.max_patches = spec.detail
+        self.size = self._standardize_kwargs(size={"height": spec.tile_px, "width": spec.tile_px})["size"]
+
+    def spec_for(self, settings: dict[str, Any]) -> PyramidSpec:
+        """The spec of one call: ours, changed by the `pyramid`, `size`, `crop_to_patches`, `min_patches` or `max_patches` of the call."""
+        spec, pyramid = self.spec, settings.get("pyramid")
+        if isinstance(pyramid, PyramidSpec):
+            if pyramid.tile_px != spec.tile_px:
+                raise PyramidError(
+                    f"pyramid.tile_px={pyramid.tile_px}: this model's tiles have {spec.tile_px} px; set tile_px to that"
+                )
+            spec = pyramid
+        elif pyramid is not None:
+            spec = _changed(spec, pyramid)
+        if settings.get("size") is not None:
+            spec = dataclasses.replace(spec, tile_px=_tile_px(settings["size"]))
+        fewest, most = settings.get("min_patches"), settings.get("max_patches")
+        if fewest is not None or most is not None:
+            spec = dataclasses.replace(spec, detail=(fewest or min(spec.detail[0], most), most or max(spec.detail[1], fewest)))
+        if settings.get("crop_to_patches") is False:
+            spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None)
+        return spec
+
+    def preprocess(self, images: ImageInput, *args, **kwargs) -> BatchFeature:
+        kwargs["pyramid"] = self.spec_for(kwargs)
+        return super().preprocess(images, *args, **kwargs)
+
+    def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs) -> Image.Image:
+        """One picture as RGB, `convert("RGB")` as published: transparency is dropped, EXIF not read."""
+        if is_pil_image(image):
+            return image.convert("RGB")
+        array = np.asarray(image)
+        if array.ndim == 2:
+            array, input_data_format = array[None], ChannelDimension.FIRST
+        try:
+            picture = to_pil_image(array, input_data_format=input_data_format)
+        except (TypeError, ValueError) as error:
+            shape = "x".join(map(str, array.shape))
+            raise PictureError(
+                f"a {array.dtype} array of {shape} is no picture ({error}); pass uint8, or floats from 0 to 1"
+            ) from error
+        return picture.convert("RGB")
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        *,
+        pyramid: PyramidSpec,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        return_level_tiles: bool,
+        return_tensors: str | None,
+        **kwargs,
+    ) -> BatchFeature:
+        plans = [pyramid.plan(Size(image.height, image.width)) for image in images]
+        counts = [plan.tile_count for plan in plans]
+        pixel_values = np.empty((sum(counts), 3, pyramid.tile_px, pyramid.tile_px), np.float32)
+        divisor = np.float32(1 / rescale_factor if do_rescale else 1)
+        channels = list(zip(np.float32(image_mean), np.float32(image_std), strict=True)) if do_normalize else []
+        start = 0
+        for image, count in zip(images, counts, strict=True):
+            _normalise(tiles_uint8(image, pyramid), pixel_values[start : start + count], divisor, channels)
+            start += count
+        data = {"pixel_values": pixel_values, "num_patches": counts}
+        if return_level_tiles:
+            data["level_tiles"] = np.array([plan.level_tiles for plan in plans], np.int64).reshape(-1, 3)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
+        """Tiles of a picture of this size, all levels together, without its pixels."""
+        return self.spec_for(images_kwargs or {}).plan(Size(height, width)).tile_count
+
+
+def _normalise(tiles: np.ndarray, out: np.ndarray, divisor: np.float32, channels: list[tuple[np.float32, np.float32]]) -> None:
+    """`(x / divisor - mean) / std` of uint8 [T, 3, S, S] into float32 `out`: plane by plane, so that each stays in the cache."""
+    for tile, result in zip(tiles, out, strict=True):
+        np.divide(tile, divisor, out=result, dtype=np.float32)
+        for plane, (mean, std) in zip(result, channels, strict=False):
+            plane -= mean
+            plane /= std
+
+
+def _tile_px(size: Any) -> int:
+    if size["height"] != size["width"]:
+        raise PyramidError(f"size={dict(size)}: tiles are squares; set height and width to the same")
+    return size["height"]
+
+
+def _changed(spec: PyramidSpec, fields: dict) -> PyramidSpec:
+    known = [field.name for field in dataclasses.fields(PyramidSpec)]
+    for name in fields:
+        if name not in known:
+            raise PyramidError(f"pyramid: no setting is called {name!r}; there are {', '.join(known)}")
+    return dataclasses.replace(spec, **fields)
