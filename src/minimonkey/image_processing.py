@@ -1,7 +1,7 @@
 """Pictures to tiles: each level of the pyramid is resized as a whole, cut row by row and normalised.
 
-Knows PIL and numpy, no tokens and no model. The reference is the published preprocessing (`build_transform` and `dynamic_preprocess`
-of Mini-Monkey's `demo.py`): `convert("RGB")`, Pillow's bicubic filter, `(x / 255 - mean) / std` in float32, in this order.
+Knows PIL and numpy, no tokens and no model. The reference is the published preprocessing (`build_transform`, `dynamic_preprocess`
+in Mini-Monkey's `demo.py`): `convert("RGB")`, Pillow's bicubic filter, `(x / 255 - mean) / std` in float32, in this order.
 
 Shape legend: T tiles of all pictures, S side of a tile, P pictures.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput, is_pil_image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, is_pil_image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
 
 from minimonkey.errors import PictureError, PyramidError
@@ -113,12 +113,12 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         self.size = self._standardize_kwargs(size={"height": spec.tile_px, "width": spec.tile_px})["size"]
 
     def spec_for(self, settings: dict[str, Any]) -> PyramidSpec:
-        """The spec of one call: ours, changed by the `pyramid`, `size`, `crop_to_patches`, `min_patches` or `max_patches` of the call."""
+        """The spec of one call: ours, changed by its `pyramid`, `size`, `crop_to_patches`, `min_patches` and `max_patches`."""
         spec, pyramid = self.spec, settings.get("pyramid")
         if isinstance(pyramid, PyramidSpec):
             if pyramid.tile_px != spec.tile_px:
                 raise PyramidError(
-                    f"pyramid.tile_px={pyramid.tile_px}: this model's tiles have {spec.tile_px} px; set tile_px to that"
+                    f"pyramid: tile_px={pyramid.tile_px}, but this model's tiles have {spec.tile_px}; set tile_px={spec.tile_px}"
                 )
             spec = pyramid
         elif pyramid is not None:
@@ -141,8 +141,6 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         if is_pil_image(image):
             return image.convert("RGB")
         array = np.asarray(image)
-        if array.ndim == 2:
-            array, input_data_format = array[None], ChannelDimension.FIRST
         try:
             picture = to_pil_image(array, input_data_format=input_data_format)
         except (TypeError, ValueError) as error:
