@@ -1,0 +1,44 @@
+"""Many samples on one page, to look at: each above its text, with dots where its characters are said to be."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw, ImageFont
+
+from minimonkey.data.synthetic.lines import Kind, Sample, make_sample
+from minimonkey.data.synthetic.typefaces import Split
+
+GAP = 8
+ROW = 14
+
+
+def contact_sheet(
+    count: int, seed: int, kind: Kind, *, split: Split = "train", dots: bool = False, width: int = 1400
+) -> Image.Image:
+    """Samples `seed`, ..., `seed + count - 1` of a kind, left to right and top to bottom, on an RGB page `width` pixels wide."""
+    font = ImageFont.load_default(11)
+    samples = [make_sample(seed + index, kind, split=split) for index in range(count)]
+    places: list[tuple[int, int]] = []
+    x, y, deepest = GAP, GAP, 0
+    for sample in samples:
+        across, down = max(sample.picture.width, 200), sample.picture.height + ROW * len(sample.lines) + GAP
+        if x > GAP and x + across > width:
+            x, y, deepest = GAP, y + deepest + GAP, 0
+        places.append((x, y))
+        x, deepest = x + across + GAP, max(deepest, down)
+    page = Image.new("RGB", (width, y + deepest + GAP), "#dddddd")
+    pen = ImageDraw.Draw(page)
+    for sample, (left, top) in zip(samples, places, strict=True):
+        page.paste(with_dots(sample) if dots else sample.picture, (left, top))
+        pen.multiline_text((left, top + sample.picture.height + 1), sample.text, fill="#202060", font=font, spacing=2)
+    return page
+
+
+def with_dots(sample: Sample) -> Image.Image:
+    """The picture with a red dot at each character's centre (blue for spaces) and a green box about each line."""
+    picture = sample.picture.copy()
+    pen = ImageDraw.Draw(picture)
+    for line in sample.lines:
+        pen.rectangle(line.box, outline="#00a000")
+        for character, (x, y) in zip(line.text, line.centers, strict=True):
+            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill="#3060ff" if character == " " else "#ff0000")
+    return picture

@@ -1,0 +1,56 @@
+"""From a mask of ink to a picture: colours, uneven light, blur, noise, JPEG. Moves nothing, so places stay true."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Ink and paper, float32 [3] of 0-255: mostly dark on light, at least 70 levels of luma apart."""
+    while True:
+        chance = rng.random()
+        if chance < 0.35:
+            ink, paper = np.full(3, rng.random() * 40), np.full(3, 255 - rng.random() * 15)
+        elif chance < 0.75:
+            ink, paper = rng.random(3) * 40 + rng.random() * 80, 255 - rng.random() * 60 - rng.random(3) * 25
+        else:
+            ink, paper = rng.random(3) * 255, rng.random(3) * 255
+        if rng.random() < 0.15:
+            ink, paper = paper, ink
+        if abs(float((ink - paper) @ LUMA)) >= 70:
+            return ink.astype(np.float32), paper.astype(np.float32)
+
+
+def unevenness(rng: np.random.Generator, width: int, height: int, strength: float) -> np.ndarray:
+    """A smooth random field about 1: float32 [height, width]."""
+    rows, columns = 2 + int(rng.random() * 3), 2 + int(rng.random() * 4)
+    field = (1 + strength * (rng.random((rows, columns)) - 0.7)).astype(np.float32)
+    return np.asarray(Image.fromarray(field).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def print_on_paper(rng: np.random.Generator, mask: Image.Image, px: float) -> Image.Image:
+    """An RGB picture of the ink `mask` (mode "L", 255 = ink); what is done to it stays readable for letters of `px` pixels."""
+    if rng.random() < 0.35:
+        mask = mask.filter(ImageFilter.GaussianBlur(float(rng.random() * min(1.3, 0.045 * px))))
+    ink, paper = colours(rng)
+    contrast = abs(float((ink - paper) @ LUMA))
+    coverage = np.asarray(mask, dtype=np.float32)[..., None] / 255
+    pixels = paper + (ink - paper) * coverage
+    width, height = mask.size
+    if rng.random() < 0.35:
+        pixels *= unevenness(rng, width, height, 0.35 * float(rng.random()))[..., None]
+    if rng.random() < 0.5:
+        # Small letters have few pixels to average noise over.
+        sigma = float(rng.random()) * min(12.0, contrast * min(0.12, 0.006 * px))
+        pixels += rng.standard_normal((height, width, 1), dtype=np.float32) * sigma
+    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    if rng.random() < 0.25:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=40 + int(rng.random() * 55))
+        picture = Image.open(buffer).convert("RGB")
+    return picture
