@@ -124,7 +124,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
 
 
 def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of the tiles [T, 3, S, S] differ: positions of the distinct ones, int64 [U], and each tile's place among them, int64 [T].
+    """Which tiles [T, 3, S, S] differ: positions of the distinct ones, int64 [U], and each tile's place among them, int64 [T].
 
     Tiles of equal sum are compared value by value, so that equal means equal.
     """

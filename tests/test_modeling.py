@@ -1,0 +1,217 @@
+"""The network against the stock InternVL class, and what its vision encoder sees."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+from minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.errors import CheckpointError
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration, distinct_tiles
+
+IMAGE, TILE_PX = 5, 28  # one image token a tile
+
+
+def settings(text: str = "qwen2", tied: bool = False) -> dict:
+    text_config = {
+        "model_type": text,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    text_config |= {"intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 512, "tie_word_embeddings": tied}
+    vision_config = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "image_size": TILE_PX,
+    }
+    config = {"text_config": text_config | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, "image_token_id": IMAGE}
+    return config | {"vision_config": vision_config, "image_seq_length": 1, "tie_word_embeddings": tied}
+
+
+def randomised(model, seed: int = 0):
+    """Every tensor random, norms and biases too, so that none of them can be left out unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    return model.eval()
+
+
+def tiles(*seeds: int) -> torch.Tensor:
+    """One random tile for each seed; equal seeds give equal tiles."""
+    return torch.stack([torch.randn(3, TILE_PX, TILE_PX, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def prompt(*lengths: int, image_tokens: int = 0) -> dict:
+    """Rows of `image_tokens` and then text, left padded to the longest."""
+    rows = [[1] + [IMAGE] * image_tokens + [7 + (3 * i + length) % 50 for i in range(length)] for length in lengths]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomised(MiniMonkeyForConditionalGeneration(MiniMonkeyConfig(**settings())))
+
+
+@pytest.fixture
+def encoded(model):
+    """The number of tiles of each call of the vision encoder."""
+    calls: list[int] = []
+    handle = model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    yield calls
+    handle.remove()
+
+
+@pytest.mark.parametrize("text", ["qwen2", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_stock_folder_loads_with_equal_logits_and_is_saved_with_equal_keys(tmp_path, text, tied):
+    stock = randomised(InternVLForConditionalGeneration(InternVLConfig(**settings(text, tied))))
+    stock.save_pretrained(tmp_path / "stock")
+    ours = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "stock").eval()
+    inputs = prompt(4, image_tokens=3) | {"pixel_values": tiles(1, 2, 3)}
+    with torch.no_grad():
+        expected = stock(**inputs).logits
+        assert torch.equal(ours(**inputs).logits, expected)
+    assert expected.abs().max() > 1
+
+    ours.save_pretrained(tmp_path / "ours")
+    fresh = MiniMonkeyForConditionalGeneration(ours.config)  # not loaded from anywhere: transformers keeps no record of renamings
+    fresh.save_pretrained(tmp_path / "fresh")
+    keys = {name: set(load_file(tmp_path / name / "model.safetensors")) for name in ("stock", "ours", "fresh")}
+    assert keys["ours"] == keys["fresh"] == keys["stock"]
+    assert ("language_model.lm_head.weight" in keys["ours"]) is not tied
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["model_type"] == "minimonkey"
+    again = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, expected)
+
+
+def drop_head(tensors):
+    del tensors["language_model.lm_head.weight"]
+
+
+def add_one(tensors):
+    tensors["vision_tower.extra.weight"] = torch.zeros(2)
+
+
+def cut_one(tensors):
+    tensors["multi_modal_projector.linear_1.bias"] = torch.zeros(31)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_head, r"1 missing \(lm_head\.weight\)"),
+        (add_one, r"1 not expected \(.*vision_tower\.extra\.weight\)"),
+        (cut_one, r"1 of another shape \(.*multi_modal_projector\.linear_1\.bias \[31\] for \[32\]\)"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_one_error(tmp_path, capfd, damage, message):
+    randomised(InternVLForConditionalGeneration(InternVLConfig(**settings()))).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_no_tile_is_encoded_twice(model, encoded, monkeypatch):
+    inputs = prompt(5, image_tokens=6) | {"pixel_values": tiles(1, 2, 1, 3, 2, 1), "level_tiles": torch.tensor([[3, 2, 1]])}
+    with torch.no_grad():
+        once = model(**inputs).logits
+        assert encoded == [3]
+        monkeypatch.setattr(model.model, "encode_duplicates", True)
+        every = model(**inputs).logits
+    assert encoded == [3, 6]
+    torch.testing.assert_close(once, every, rtol=0, atol=1e-5)
+
+
+def test_every_tile_is_encoded_where_gradients_flow(model, encoded):
+    inputs = prompt(5, image_tokens=2) | {"pixel_values": tiles(1, 1)}
+    model(**inputs)
+    assert encoded == [2]
+    model.train()
+    with torch.no_grad():
+        model(**inputs)
+    model.eval()
+    assert encoded == [2, 2]
+
+
+def test_tiles_are_encoded_a_bounded_number_at_a_time(model, encoded, monkeypatch):
+    pixels = tiles(*range(7), 3)
+    with torch.no_grad():
+        together = model.get_image_features(pixel_values=pixels, output_hidden_states=True)
+        monkeypatch.setattr(model.model, "tile_batch", 3)
+        apart = model.get_image_features(pixel_values=pixels, output_hidden_states=True)
+    assert encoded == [7, 3, 3, 1]
+    torch.testing.assert_close(together.pooler_output, apart.pooler_output, rtol=0, atol=1e-5)
+    assert apart.pooler_output.shape == (8, 1, 32)
+    assert [state.shape for state in apart.hidden_states] == [(8, 5, 32)] * 3
+    torch.testing.assert_close(together.hidden_states[1], apart.hidden_states[1], rtol=0, atol=1e-5)
+
+
+def test_tiles_of_equal_sum_are_told_apart():
+    pixels = tiles(1, 2, 1)
+    turned = pixels[:1].flip(-1)  # the same values elsewhere
+    blank = torch.zeros(2, 3, TILE_PX, TILE_PX)
+    blank[1, 0, 0, :2] = torch.tensor([1.0, -1.0])  # the same exact sum
+    first, index = distinct_tiles(torch.cat([pixels, turned, blank, pixels[1:2]]))
+    assert first.tolist() == [0, 1, 3, 4, 5]
+    assert index.tolist() == [0, 1, 0, 2, 3, 4, 1]
+
+
+def test_generate_encodes_once_and_ignores_level_tiles(model, encoded):
+    inputs = prompt(5, image_tokens=3) | {"pixel_values": tiles(1, 2, 1)}
+    plain = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    levels = model.generate(**inputs, level_tiles=torch.tensor([[2, 0, 1]]), max_new_tokens=6, do_sample=False)
+    assert encoded == [2, 2]
+    assert plain.shape[1] == inputs["input_ids"].shape[1] + 6
+    assert torch.equal(plain, levels)
+
+
+def test_a_left_padded_batch_equals_one_by_one(model):
+    pixels = tiles(1, 2, 3, 4)
+    batch = prompt(9, 3, image_tokens=2)
+    assert batch["attention_mask"].sum(1).tolist() == [12, 6]
+    together = model.generate(**batch, pixel_values=pixels, max_new_tokens=8, do_sample=False)[:, 12:]
+    for row, length in enumerate((9, 3)):
+        single = prompt(length, image_tokens=2)
+        alone = model.generate(**single, pixel_values=pixels[2 * row : 2 * row + 2], max_new_tokens=8, do_sample=False)
+        assert torch.equal(alone[0, single["input_ids"].shape[1] :], together[row])
+
+
+def test_a_kept_cache_continues_where_it_stopped(model):
+    inputs = prompt(5, image_tokens=2) | {"pixel_values": tiles(1, 2)}
+    whole = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    begun = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+    mask = torch.ones_like(begun.sequences)
+    rest = model.generate(
+        input_ids=begun.sequences,
+        attention_mask=mask,
+        past_key_values=begun.past_key_values,
+        max_new_tokens=5,
+        do_sample=False,
+    )
+    assert torch.equal(rest, whole)
+
+
+def test_beams_agree_with_the_stock_class(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    stock = InternVLForConditionalGeneration.from_pretrained(tmp_path, config=InternVLConfig(**settings())).eval()
+    inputs = prompt(5, 3, image_tokens=2) | {"pixel_values": tiles(1, 2, 3, 3)}
+    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(
+        model.generate(**inputs, level_tiles=torch.tensor([[1, 0, 1], [1, 0, 1]]), **beams), stock.generate(**inputs, **beams)
+    )
