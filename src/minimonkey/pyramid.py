@@ -10,16 +10,20 @@ has them: `project/mini_monkey/demo.py` and `eval/internvl_chat.py` for inferenc
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from minimonkey.errors import PyramidError
 
 LevelName = Literal["detail", "adaptive", "thumbnail"]
 LEVEL_NAMES: tuple[LevelName, ...] = ("detail", "adaptive", "thumbnail")
+MOST_TILES = 4096
+"""Largest budget of a level: far beyond any model's context, small enough to enumerate all grids at once."""
 
 
 class Size(NamedTuple):
@@ -39,10 +43,6 @@ class Grid(NamedTuple):
     def tiles(self) -> int:
         return self.columns * self.rows
 
-    def divides(self, other: Grid) -> bool:
-        """True if every cut line of this grid is a cut line of `other` too."""
-        return other.columns % self.columns == 0 and other.rows % self.rows == 0
-
 
 class Box(NamedTuple):
     """A rectangle in pixels; right and bottom are excluded."""
@@ -51,10 +51,6 @@ class Box(NamedTuple):
     top: int
     right: int
     bottom: int
-
-    @property
-    def area(self) -> int:
-        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
 
 
 class Span(NamedTuple):
@@ -93,28 +89,15 @@ class Level:
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """The tiles of this level, row by row."""
-        across = [self._cut(column, "columns") for column in range(self.grid.columns + 1)]
-        down = [self._cut(row, "rows") for row in range(self.grid.rows + 1)]
-        tile = self.tile_px
+        left, top, right, bottom = self.content
+        across = _cuts(self.grid.columns, self.tile_px, self.source.width, left, right)
+        down = _cuts(self.grid.rows, self.tile_px, self.source.height, top, bottom)
+        px = self.tile_px
         return tuple(
-            Tile(
-                Box(column * tile, row * tile, (column + 1) * tile, (row + 1) * tile),
-                Box(across[column], down[row], across[column + 1], down[row + 1]),
-            )
-            for row in range(self.grid.rows)
-            for column in range(self.grid.columns)
+            Tile(Box(i * px, j * px, i * px + px, j * px + px), Box(across[i], down[j], across[i + 1], down[j + 1]))
+            for j in range(self.grid.rows)
+            for i in range(self.grid.columns)
         )
-
-    def _cut(self, index: int, axis: Literal["columns", "rows"]) -> int:
-        """Cut line `index` of an axis in source pixels, rounded down; the outer two are the picture's edges."""
-        if axis == "columns":
-            count, source_px, start, stop = self.grid.columns, self.source.width, self.content.left, self.content.right
-        else:
-            count, source_px, start, stop = self.grid.rows, self.source.height, self.content.top, self.content.bottom
-        if index in (0, count):
-            return 0 if index == 0 else source_px
-        inside_px = min(max(index * self.tile_px - start, 0), stop - start)
-        return inside_px * source_px // (stop - start)
 
 
 @dataclass(frozen=True)
@@ -144,28 +127,47 @@ class PyramidSpec:
     narrow strips from distortion; with it `max_upscale` also bounds the enlargement itself."""
 
     def __post_init__(self) -> None:
-        for name, budget in (("detail", self.detail), ("adaptive", self.adaptive)):
-            if budget is None and name == "adaptive":
-                continue
-            if not _is_budget(budget):
-                raise PyramidError(f"{name}={budget!r}: expected two whole numbers (fewest, most) with 1 <= fewest <= most")
-            object.__setattr__(self, name, tuple(budget))  # lists come from JSON
-        object.__setattr__(self, "order", tuple(self.order))
-        if sorted(self.order) != sorted(LEVEL_NAMES):
-            raise PyramidError(f"order={self.order!r}: expected the three levels {', '.join(LEVEL_NAMES)}, each once")
-        if self.exclude not in ("both", "either", "none"):
-            raise PyramidError(f'exclude={self.exclude!r}: expected "both", "either" or "none"')
-        if self.fit not in ("stretch", "pad"):
-            raise PyramidError(f'fit={self.fit!r}: expected "stretch" or "pad"')
-        if self.tile_px < 1:
-            raise PyramidError(f"tile_px={self.tile_px!r}: expected a positive number of pixels")
-        if self.max_upscale is not None and not self.max_upscale > 0:
-            raise PyramidError(f"max_upscale={self.max_upscale!r}: expected a positive factor, or None for no bound")
+        for name in ("detail", "adaptive", "order"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        budget = f"two whole numbers (fewest, most) with 1 <= fewest <= most <= {MOST_TILES}"
+        checks = (
+            ("tile_px", type(self.tile_px) is int and self.tile_px >= 1, "a positive number of pixels"),
+            ("detail", _is_budget(self.detail), budget),
+            ("adaptive", self.adaptive is None or _is_budget(self.adaptive), f"{budget}, or None for no adaptive level"),
+            ("exclude", self.exclude in ("both", "either", "none"), '"both", "either" or "none"'),
+            ("order", _is_order(self.order), f"{', '.join(LEVEL_NAMES)}, each once"),
+            ("thumbnail", isinstance(self.thumbnail, bool), "True or False"),
+            ("max_upscale", self.max_upscale is None or _is_factor(self.max_upscale), "a positive factor, or None for no bound"),
+            ("fit", self.fit in ("stretch", "pad"), '"stretch" or "pad"'),
+        )
+        for name, is_right, expected in checks:
+            if not is_right:
+                raise PyramidError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
     @classmethod
-    def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings) -> PyramidSpec:
+    def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings: Any) -> PyramidSpec:
         """The dynamic tiling of InternVL 1.5 and later: `min_tiles` to `max_tiles` tiles and a thumbnail."""
         return cls(detail=(min_tiles, max_tiles), adaptive=None, **settings)
+
+    @classmethod
+    def parse(cls, text: str, **settings: Any) -> PyramidSpec:
+        """The short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling."""
+        match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})(?:/([0-9]{1,9})-([0-9]{1,9}))?", text.strip())
+        if match is None:
+            raise PyramidError(f'pyramid {text[:40]!r}: expected fewest-most tiles: "4-12/3-7" (detail/adaptive) or "1-12" (plain)')
+        budgets = [(int(match[i]), int(match[i + 1])) if match[i] else None for i in (1, 3)]
+        return cls(**{"detail": budgets[0], "adaptive": budgets[1], **settings})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> PyramidSpec:
+        """The spec of saved JSON (`dataclasses.asdict(spec)`). An unknown key is an error that names the nearest setting."""
+        known = [field.name for field in fields(cls)]
+        for key in settings:
+            if key not in known:
+                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+                raise PyramidError(f"pyramid has no setting {key!r}; the nearest is {nearest!r}, all are {', '.join(known)}")
+        return cls(**settings)
 
     @property
     def max_tiles(self) -> int:
@@ -188,15 +190,12 @@ class PyramidSpec:
             raise PyramidError(f"a picture of {source.width}x{source.height} px has no pixels to cut")
         chosen = nearest_grid(candidate_grids(*self.detail), source, self.tile_px)
         detail = self._clamp(chosen, source)
-        adaptive = self._adaptive_grid(chosen, detail, source)
-        levels: dict[str, Level | None] = dict.fromkeys(LEVEL_NAMES)
-        if detail.tiles > 1:
-            levels["detail"] = self._level("detail", detail, source)
-        if adaptive is not None:
-            levels["adaptive"] = self._level("adaptive", adaptive, source)
-        if self.thumbnail or detail.tiles == 1:
-            levels["thumbnail"] = self._level("thumbnail", Grid(1, 1), source)
-        return Pyramid(source, self, **levels)
+        grids: dict[LevelName, Grid | None] = {
+            "detail": detail if detail.tiles > 1 else None,
+            "adaptive": self._adaptive_grid(chosen, detail, source),
+            "thumbnail": Grid(1, 1) if self.thumbnail or detail.tiles == 1 else None,
+        }
+        return Pyramid(source, self, **{name: grid and self._level(name, grid, source) for name, grid in grids.items()})
 
     def _adaptive_grid(self, chosen: Grid, detail: Grid, source: Size) -> Grid | None:
         if self.adaptive is None:
@@ -209,19 +208,14 @@ class PyramidSpec:
         return None if clamped.tiles == 1 and self.exclude != "either" else clamped
 
     def _excluded(self, grid: Grid, detail: Grid) -> bool:
-        if self.exclude == "both":
-            return grid.divides(detail)
-        if self.exclude == "either":
-            return detail.columns % grid.columns == 0 or detail.rows % grid.rows == 0
-        return False
+        sides_divide = (detail.columns % grid.columns == 0, detail.rows % grid.rows == 0)
+        return {"both": all(sides_divide), "either": any(sides_divide), "none": False}[self.exclude]
 
     def _clamp(self, grid: Grid, source: Size) -> Grid:
         if self.max_upscale is None:
             return grid
-        return Grid(
-            min(grid.columns, max(1, math.ceil(self.max_upscale * source.width / self.tile_px))),
-            min(grid.rows, max(1, math.ceil(self.max_upscale * source.height / self.tile_px))),
-        )
+        across, down = (self.max_upscale * px / self.tile_px for px in (source.width, source.height))
+        return Grid(math.ceil(min(grid.columns, across)) or 1, math.ceil(min(grid.rows, down)) or 1)
 
     def _level(self, name: LevelName, grid: Grid, source: Size) -> Level:
         width, height = grid.columns * self.tile_px, grid.rows * self.tile_px
@@ -248,10 +242,8 @@ class Pyramid:
     @property
     def levels(self) -> Iterator[Level]:
         """The levels that there are, in the order of the sequence."""
-        for name in self.spec.order:
-            level: Level | None = getattr(self, name)
-            if level is not None:
-                yield level
+        by_name = {"detail": self.detail, "adaptive": self.adaptive, "thumbnail": self.thumbnail}
+        return (level for name in self.spec.order if (level := by_name[name]))
 
     @property
     def tile_count(self) -> int:
@@ -269,9 +261,8 @@ class Pyramid:
         spans: dict[LevelName, Span] = {}
         start = 0
         for level in self.levels:
-            stop = start + level.grid.tiles * tokens_per_tile
-            spans[level.name] = Span(start, stop)
-            start = stop
+            spans[level.name] = Span(start, start + level.grid.tiles * tokens_per_tile)
+            start = spans[level.name].stop
         return spans
 
     def describe(self) -> str:
@@ -294,12 +285,9 @@ def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
     The published code sorts a Python set by area alone, so that grids of one area come in hash order. The order here is fixed;
     with every published pair of budgets it gives the published choice for each picture size (tests/test_pyramid.py shows it).
     """
-    return tuple(
-        Grid(columns, area // columns)
-        for area in range(min_tiles, max_tiles + 1)
-        for columns in range(1, area + 1)
-        if area % columns == 0
-    )
+    sides = range(1, max_tiles + 1)
+    grids = (Grid(columns, rows) for columns in sides for rows in range(1, max_tiles // columns + 1))
+    return tuple(sorted((grid for grid in grids if grid.tiles >= min_tiles), key=lambda grid: (grid.tiles, grid.columns)))
 
 
 def nearest_grid(candidates: tuple[Grid, ...] | list[Grid], source: Size, tile_px: int) -> Grid:
@@ -318,7 +306,20 @@ def nearest_grid(candidates: tuple[Grid, ...] | list[Grid], source: Size, tile_p
     return best
 
 
-def _is_budget(budget: object) -> bool:
-    if not isinstance(budget, (tuple, list)) or len(budget) != 2:
-        return False
-    return all(isinstance(n, int) and not isinstance(n, bool) for n in budget) and 1 <= budget[0] <= budget[1]
+def _cuts(count: int, tile_px: int, source_px: int, start: int, stop: int) -> list[int]:
+    """Cut lines of an axis in source pixels, rounded down, edges included; start to stop of the canvas show the source."""
+    shown_px = (min(max(index * tile_px, start), stop) - start for index in range(1, count))
+    return [0, *(px * source_px // (stop - start) for px in shown_px), source_px]
+
+
+def _is_budget(budget: Any) -> bool:
+    is_pair = isinstance(budget, tuple) and len(budget) == 2 and all(type(tiles) is int for tiles in budget)
+    return is_pair and 1 <= budget[0] <= budget[1] <= MOST_TILES
+
+
+def _is_order(order: Any) -> bool:
+    return isinstance(order, tuple) and len(order) == 3 and all(name in order for name in LEVEL_NAMES)
+
+
+def _is_factor(number: Any) -> bool:
+    return type(number) in (int, float) and 0 < number < math.inf
