@@ -10,8 +10,8 @@ from PIL import Image, ImageFilter
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Ink and paper, float32 [3] of 0-255: mostly dark on light, at least 70 levels of luma apart."""
+def colours(rng: np.random.Generator, contrast: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ink and paper, float32 [3] of 0-255: mostly dark on light, at least `contrast` levels of luma apart."""
     while True:
         chance = rng.random()
         if chance < 0.35:
@@ -22,7 +22,7 @@ def colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             ink, paper = rng.random(3) * 255, rng.random(3) * 255
         if rng.random() < 0.15:
             ink, paper = paper, ink
-        if abs(float((ink - paper) @ LUMA)) >= 70:
+        if abs(float((ink - paper) @ LUMA)) >= contrast:
             return ink.astype(np.float32), paper.astype(np.float32)
 
 
@@ -37,10 +37,10 @@ def print_on_paper(rng: np.random.Generator, mask: Image.Image, px: float) -> Im
     """An RGB picture of the ink `mask` (mode "L", 255 = ink); what is done to it stays readable for letters of `px` pixels."""
     if rng.random() < 0.35:
         mask = mask.filter(ImageFilter.GaussianBlur(float(rng.random() * min(1.3, 0.045 * px))))
-    ink, paper = colours(rng)
+    ink, paper = colours(rng, 60 + 500 / px)
     contrast = abs(float((ink - paper) @ LUMA))
-    coverage = np.asarray(mask, dtype=np.float32)[..., None] / 255
-    pixels = paper + (ink - paper) * coverage
+    shades = paper + (ink - paper) * np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    pixels = shades[np.asarray(mask)]
     width, height = mask.size
     if rng.random() < 0.35:
         pixels *= unevenness(rng, width, height, 0.35 * float(rng.random()))[..., None]
@@ -48,7 +48,7 @@ def print_on_paper(rng: np.random.Generator, mask: Image.Image, px: float) -> Im
         # Small letters have few pixels to average noise over.
         sigma = float(rng.random()) * min(12.0, contrast * min(0.12, 0.006 * px))
         pixels += rng.standard_normal((height, width, 1), dtype=np.float32) * sigma
-    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    picture = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
     if rng.random() < 0.25:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=40 + int(rng.random() * 55))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -62,11 +62,12 @@ class Run:
     face: Face
     x: float
     baseline: float
-    tracking: float = 0.0
+    advances: np.ndarray
+    """Where each character begins, right of x, and where the last one ends: float64 [len(text) + 1]."""
 
     @cached_property
     def edges(self) -> np.ndarray:
-        return self.x + self.face.edges(self.text) + self.tracking * np.arange(len(self.text) + 1)
+        return self.x + self.advances
 
     @cached_property
     def ink(self) -> Box:
@@ -113,12 +114,14 @@ class Compositor:
         return face(files[int(self.rng.random() * len(files))], round(px * 2) / 2)
 
     def run(self, text: str, x: float, baseline: float, width: float = math.inf) -> Run:
-        """Text from `x` on, shortened to `width`."""
-        run = Run(text, self.face, x, baseline, self.tracking)
-        if run.edges[-1] - x > width:
-            fitting = max(1, int(np.searchsorted(run.edges, x + width)) - 1)
-            run = Run(self.writer.fit(text, fitting), self.face, x, baseline, self.tracking)
-        return run
+        """Text from `x` on, shortened to `width` (but not to nothing)."""
+        advances = self.face.edges(text)
+        if self.tracking:
+            advances += self.tracking * np.arange(len(advances))
+        if advances[-1] > width:
+            text = self.writer.fit(text, max(1, int(np.searchsorted(advances, width)) - 1))
+            advances = advances[: len(text) + 1]
+        return Run(text, self.face, x, baseline, advances)
 
     def characters(self, width: float) -> int:
         """About how many characters fill `width`."""
@@ -153,7 +156,7 @@ class Compositor:
                 text = self.writer.fit(mark + self.writer.phrase(self.characters(width * share * 0.95)), 1000)
                 run = self.run(text, x, baseline, width)
                 slack = width - (run.edges[-1] - x)
-                rows.append([Run(run.text, run.face, x + align * slack, baseline, run.tracking) if layout == "paragraph" else run])
+                rows.append([replace(run, x=x + align * slack) if layout == "paragraph" else run])
         return rows
 
     def _pair(self, left: str, right: str, x: float, baseline: float, width: float, at: float = 0.0, ends: bool = False) -> Row:
@@ -164,7 +167,7 @@ class Compositor:
         start = width - second.edges[-1] if ends else width * at
         first = self.run(left, x, baseline, max(self.px, start - gap))
         start = max(x + start, first.edges[-1] + gap)
-        return [first, self.run(second.text, start, baseline, max(self.px, x + width - start))]
+        return [first, replace(second, x=start)]
 
     def _one(self, *choices: T) -> T:
         return choices[int(self.rng.random() * len(choices))]
@@ -174,7 +177,7 @@ class Compositor:
         rows: list[Row] = []
         top = -self.px * self.rng.random()
         while top < height:
-            count = 1 + int(self.rng.random() * max(3.0, height / self.px * 0.7))
+            count = 1 + int(self.rng.random() * min(max(3.0, height / self.px * 0.7), (height - top) / (1.1 * self.px) + 1))
             left = width * (self._one(-0.2, -0.05, 0.0, 0.04) + 0.04 * self.rng.random())
             block = self.rows(count, width * self._one(0.9, 1.0, 1.25, 1.25), left, top)
             rows += block
@@ -244,7 +247,7 @@ def read_row(row: Row, place: Placement) -> Line:
 def cut(line: Line, side: int) -> Line | None:
     """What is left of a line within a square of `side`: characters whose centre is inside. None if only spaces are."""
     inside = ((line.centers >= 0) & (line.centers < side)).all(axis=1)
-    kept = [index for index in np.flatnonzero(inside)]
+    kept = np.flatnonzero(inside).tolist()
     while kept and line.text[kept[-1]] == " ":
         kept.pop()
     while kept and line.text[kept[0]] == " ":

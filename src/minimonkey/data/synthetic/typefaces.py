@@ -24,7 +24,7 @@ Split = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class Typeface:
-    """One family: its font files (regular, bold, italic ...; "" stands for Pillow's built-in font) and the characters it `lacks`."""
+    """One family: its font files (regular, bold, italic ...; "" is Pillow's built-in font) and the characters it `lacks`."""
 
     family: str
     package: str
@@ -39,7 +39,7 @@ PILLOW = Typeface("Aileron", "pillow", "CC0-1.0", "train", ("",), lacks="ŒœŸ"
 
 
 class Glyph(NamedTuple):
-    """A drawn character: uint8 [height, width] of ink, where it lies right of the pen and below the baseline, and its advance (pixels)."""
+    """A drawn character: ink uint8 [height, width]; how far right of the pen and below the baseline it lies; its advance (pixels)."""
 
     ink: np.ndarray
     left: int
@@ -85,7 +85,7 @@ class Face:
         return kern
 
     def edges(self, text: str) -> np.ndarray:
-        """Where each character's advance begins, and where the last one ends: float64 [len(text) + 1] in pixels, kerning included."""
+        """Where each character's advance begins, and where the last one ends: float64 [len(text) + 1] in pixels, kerned."""
         steps = [0.0, *(self.glyph(character).advance for character in text)]
         if self._kerns is not None:
             for index in range(1, len(text)):

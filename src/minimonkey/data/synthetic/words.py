@@ -197,7 +197,7 @@ class Writer:
         return word
 
     def phrase(self, length: int) -> str:
-        """About `length` characters (never more than half as many again, never empty)."""
+        """About `length` characters (at most a fifth more, never empty)."""
         style = self._one(("prose", "prose", "prose", "lower", "title", "upper", "mixed"))
         specials = (0.04, 0.12, 0.4, 0.9)[self._int(0, 3)]
         parts: list[str] = []
@@ -218,10 +218,10 @@ class Writer:
                 part = self._dress(word)
             parts.append(part)
             count += len(part) + 1
-        return self.fit(" ".join(parts), math.ceil(length * 1.5))
+        return self.fit(" ".join(parts), math.ceil(length * 1.2))
 
     def fit(self, text: str, length: int) -> str:
-        """`text` without the characters that the typeface lacks, single-spaced, cut (after a word, if one ends in its second half)."""
+        """`text` without the characters that the typeface lacks, single-spaced, and cut (after a word, if one ends in the second half)."""
         text = " ".join(text.translate(self._erase).split())
         if len(text) > length:
             cut = text.rfind(" ", length // 2, length + 1)
