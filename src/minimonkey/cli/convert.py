@@ -1,0 +1,38 @@
+"""`minimonkey convert`: a model folder in another layout. The layouts are the business of minimonkey.checkpoints."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Layout(StrEnum):
+    """What `--to` accepts."""
+
+    STOCK = "stock"
+    NATIVE = "native"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A model folder.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Where to write; a new or empty folder.")],
+    to: Annotated[
+        Layout, typer.Option("--to", help='"stock": for engines that know transformers\' InternVL but not us; "native": ours.')
+    ] = Layout.NATIVE,
+) -> None:
+    """Write a model folder in another layout.
+
+    A stock folder loads in transformers' own InternVLForConditionalGeneration and gives the same logits; what it
+    can't hold, the pyramid, is left out of it.
+
+    \b
+    Example:
+      minimonkey convert runs/nano/final /tmp/nano-stock --to stock
+    """
+    from minimonkey.checkpoints.convert import convert as run
+
+    run(source, destination, to=to.value)
+    print(f"wrote {destination}")

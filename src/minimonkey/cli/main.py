@@ -1,0 +1,78 @@
+"""`minimonkey COMMAND ...`: the list of commands, and what becomes of errors. Knows nothing of models or pictures.
+
+Exit codes: 0 success, 2 bad usage or input (one line on standard error), 130 interrupted, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from minimonkey.cli import ask, convert, data, doctor, inspect, train
+from minimonkey.errors import MiniMonkeyError, MissingExtraError
+
+EXTRA_OF_MODULE = {"accelerate": "train", "yaml": "train"}
+
+
+class Command(TyperCommand):
+    """A command whose usage line shows its arguments as we write them, without the braces that typer puts round them."""
+
+    def collect_usage_pieces(self, ctx) -> list[str]:
+        return ["[OPTIONS]", *(param.metavar for param in self.params if param.param_type_name == "argument")]
+
+
+app = typer.Typer(
+    help="Small multimodal language models that read fine print.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("ask", cls=Command, no_args_is_help=True)(ask.ask)
+app.command("inspect", cls=Command, no_args_is_help=True)(inspect.inspect)
+app.command("train", cls=Command, no_args_is_help=True)(train.train)
+app.command("convert", cls=Command, no_args_is_help=True)(convert.convert)
+app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"minimonkey {importlib.metadata.version('minimonkey')}")
+        raise typer.Exit
+
+
+@app.callback(epilog='Start with: minimonkey ask examples/receipt.png "What is the total?"')
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Small multimodal language models that read fine print."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code. `arguments` stand for sys.argv[1:]."""
+    try:
+        app(args=arguments, prog_name="minimonkey")
+    except MiniMonkeyError as error:
+        _leave(error)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_OF_MODULE:
+            raise
+        _leave(MissingExtraError(error.name, EXTRA_OF_MODULE[error.name], "this command"))
+
+
+def _leave(error: MiniMonkeyError) -> None:
+    """One line on standard error, whatever the message holds, and exit code 2."""
+    print("minimonkey:", " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

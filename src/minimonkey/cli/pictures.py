@@ -1,0 +1,54 @@
+"""Pictures and pyramids of the command line: how its arguments name them, and how results are written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minimonkey.errors import UsageError
+from minimonkey.pyramid import PyramidSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME", help="A model folder or a hub id; the embedded model if not given.")
+]
+PyramidOption = Annotated[
+    str | None,
+    typer.Option("--pyramid", metavar="TILES", help="Fewest-most tiles of the detail / adaptive level, such as 4-12/3-7."),
+]
+PlainOption = Annotated[bool, typer.Option("--no-pyramid", help="Plain tiling: leave the adaptive level out.")]
+
+
+def pyramid_changes(pyramid: str | None, plain: bool) -> dict:
+    """The fields of PyramidSpec that `--pyramid` and `--no-pyramid` change, whatever the model's own settings are."""
+    changes: dict = {}
+    if pyramid is not None:
+        spec = PyramidSpec.parse(pyramid)
+        changes = {"detail": spec.detail, "adaptive": spec.adaptive}
+    if plain:
+        changes["adaptive"] = None
+    return changes
+
+
+def read_picture(source: str) -> Image:
+    """The picture of a command-line argument, `-` being standard input; what was done to it goes to standard error."""
+    from minimonkey.documents import load_picture
+
+    picture = load_picture(sys.stdin.buffer.read() if source == "-" else source)
+    for note in picture.info.get("notes", ()):
+        print(f"minimonkey: {'standard input' if source == '-' else source}: {note}", file=sys.stderr)
+    return picture
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    """Write a picture in the format that the name asks for, and say so. Raises UsageError if that is impossible."""
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:  # ValueError: an extension that Pillow doesn't know
+        raise UsageError(f"can't write {path}: {getattr(error, 'strerror', None) or error}") from error
+    print(f"wrote {path}")

@@ -1,0 +1,47 @@
+"""The shape of the house: sizes of files and functions, names, and that each room opens with what it is for."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "minimonkey"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CORE = ("pyramid", "image_processing", "processing", "configuration", "compression", "modeling", "inference", "errors")
+NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_file(path):
+    source = path.read_text()
+    limit = 250 if path.parent == PACKAGE and path.stem in CORE else 400
+    assert len(source.splitlines()) <= limit, "one noun per file: this one may hold two"
+    assert path.stem not in NAMES_THAT_SAY_NOTHING
+    assert not path.stem.startswith("legacy_")
+    assert len(path.relative_to(PACKAGE).parts) <= 3, "at most two folders deep"
+    module = ast.parse(source)
+    assert not source.strip() or ast.get_docstring(module), "a file opens with what it answers"
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement after the docstring to the last."""
+    first = function.body[1 if ast.get_docstring(function) and len(function.body) > 1 else 0]
+    return (function.end_lineno or 0) - first.lineno + 1
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_functions_are_short(path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {f"{function.name}: {body_lines(function)} lines" for function in functions if body_lines(function) > 50}
+    assert not long
+
+
+def test_there_is_no_empty_room():
+    """A folder of the package holds code or data, not only an __init__.py."""
+    rooms = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+    empty = [name_of(room) for room in rooms if [p for p in room.iterdir() if p.name != "__pycache__"] == [room / "__init__.py"]]
+    assert not empty
