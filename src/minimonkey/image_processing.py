@@ -7,13 +7,14 @@ Shape legend: T tiles of all pictures, S side of a tile, P pictures.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, is_pil_image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, SizeDict, is_pil_image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
 
 from minimonkey.errors import PictureError, PyramidError
@@ -94,8 +95,8 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         pyramid = kwargs.pop("pyramid", None)
         super().__init__(**kwargs)
         self.crop_to_patches = True
-        if isinstance(pyramid, dict):  # a stored one names every field
-            pyramid = _changed(PyramidSpec(tile_px=_tile_px(self.size)), pyramid)
+        if isinstance(pyramid, dict):
+            pyramid = PyramidSpec.from_dict({"tile_px": _tile_px(self.size), **pyramid})
         if pyramid is not None:
             self.spec = pyramid
 
@@ -104,30 +105,31 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         """How pictures are cut unless a call says otherwise. Setting it sets `pyramid`, `size` and the patch budget together."""
         if self.pyramid is None:
             return PyramidSpec.plain(self.min_patches, self.max_patches, tile_px=_tile_px(self.size))
-        return PyramidSpec(**self.pyramid)
+        return PyramidSpec.from_dict(self.pyramid)
 
     @spec.setter
     def spec(self, spec: PyramidSpec) -> None:
         self.pyramid = dataclasses.asdict(spec)
         self.min_patches, self.max_patches = spec.detail
-        self.size = self._standardize_kwargs(size={"height": spec.tile_px, "width": spec.tile_px})["size"]
+        self.size = SizeDict(height=spec.tile_px, width=spec.tile_px)
 
-    def spec_for(self, settings: dict[str, Any]) -> PyramidSpec:
-        """The spec of one call: ours, changed by its `pyramid`, `size`, `crop_to_patches`, `min_patches` and `max_patches`."""
-        spec, pyramid = self.spec, settings.get("pyramid")
-        if isinstance(pyramid, PyramidSpec):
-            if pyramid.tile_px != spec.tile_px:
-                raise PyramidError(
-                    f"pyramid: tile_px={pyramid.tile_px}, but this model's tiles have {spec.tile_px}; set tile_px={spec.tile_px}"
-                )
-            spec = pyramid
-        elif pyramid is not None:
-            spec = _changed(spec, pyramid)
-        if settings.get("size") is not None:
-            spec = dataclasses.replace(spec, tile_px=_tile_px(settings["size"]))
+    def spec_for(self, settings: Mapping[str, Any]) -> PyramidSpec:
+        """The spec of one call: ours, changed by its `pyramid`, `size`, `crop_to_patches`, `min_patches` and `max_patches`.
+
+        A `tile_px` left at the default of PyramidSpec is the model's. Raises PyramidError for any other that isn't.
+        """
+        own, pyramid = self.spec, settings.get("pyramid")
+        if not isinstance(pyramid, PyramidSpec):
+            pyramid = PyramidSpec.from_dict({**dataclasses.asdict(own), **(pyramid or {})})
+        tile_px = pyramid.tile_px if settings.get("size") is None else _tile_px(settings["size"])
+        if tile_px not in (own.tile_px, PyramidSpec.tile_px):
+            raise PyramidError(f"tile_px={tile_px}, but this model's tiles have {own.tile_px} px: leave tile_px and size out")
+        spec = dataclasses.replace(pyramid, tile_px=own.tile_px)
         fewest, most = settings.get("min_patches"), settings.get("max_patches")
         if fewest is not None or most is not None:
-            spec = dataclasses.replace(spec, detail=(fewest or min(spec.detail[0], most), most or max(spec.detail[1], fewest)))
+            fewest = min(spec.detail[0], most) if fewest is None else fewest
+            most = max(spec.detail[1], fewest) if most is None else most
+            spec = dataclasses.replace(spec, detail=(fewest, most))
         if settings.get("crop_to_patches") is False:
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None)
         return spec
@@ -196,11 +198,3 @@ def _tile_px(size: Any) -> int:
     if size["height"] != size["width"]:
         raise PyramidError(f"size={dict(size)}: tiles are squares; set height and width to the same")
     return size["height"]
-
-
-def _changed(spec: PyramidSpec, fields: dict) -> PyramidSpec:
-    known = [field.name for field in dataclasses.fields(PyramidSpec)]
-    for name in fields:
-        if name not in known:
-            raise PyramidError(f"pyramid: no setting is called {name!r}; there are {', '.join(known)}")
-    return dataclasses.replace(spec, **fields)
