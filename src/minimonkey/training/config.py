@@ -1,0 +1,170 @@
+"""What a training recipe may say: frozen dataclasses, one YAML file each, `key=value` overrides on the command line.
+
+Knows nothing of models or data; an unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from minimonkey.errors import MissingExtraError, UsageError
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One kind of sample in the mixture."""
+
+    kind: str
+    """What `data.synthetic` renders: "tile", "line" or "region"."""
+    weight: float = 1.0
+    """Share of the batches, relative to the other ingredients."""
+    size_px: tuple[float, float] = (9, 40)
+    """Smallest and largest print (em) in pixels of the picture."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """For kind "tile": the picture is rendered smaller or larger by a factor from this range and resized to one tile."""
+    pyramid: dict[str, Any] = field(default_factory=dict)
+    """Changes to the model's pyramid, e.g. {adaptive: null} for plain tiling."""
+    max_tiles: int | None = None
+    """Samples that become more tiles than this are drawn again; None keeps all."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Muon on the hidden matrices, AdamW on everything else."""
+
+    muon_lr: float = 0.02
+    """Learning rate of the hidden matrices; 0 gives them to AdamW."""
+    adamw_lr: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    """The learning rate is constant until this last part of the run, then falls linearly to 0."""
+    clip_norm: float = 1.0
+    scales: dict[str, float] = field(default_factory=dict)
+    """Learning-rate factors by the beginning of a parameter's name; 0 freezes. E.g. {model.vision_tower: 0.3}."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training."""
+
+    name: str
+    """The run's folder is `runs/<name>`."""
+    stage: Literal["characters", "read"]
+    """"characters": each patch of the vision encoder names the characters in it. "read": the whole model writes the text."""
+    mixture: tuple[Ingredient, ...]
+    steps: int
+    start: str | None = None
+    """Run folder or model folder whose weights this stage begins with."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """`MiniMonkeyConfig` fields of a new model; needed where `start` is None."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    tiles_per_batch: int = 32
+    """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample."""
+    batches_per_step: int = 1
+    """Gradients are summed over this many batches."""
+    characters_weight: float = 0.0
+    """Stage "read": weight of the character loss beside the text loss."""
+    seed: int = 0
+    workers: int = 1
+    """Processes that render samples."""
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    checkpoint_minutes: float = 5.0
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    evaluate_every: int = 500
+    """Steps between evaluations on held-out samples; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if not self.mixture:
+            raise UsageError("mixture is empty: name at least one kind of sample")
+        if self.steps < 1:
+            raise UsageError(f"steps={self.steps}: expected at least 1")
+        if self.start is None and not self.model:
+            raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")
+
+
+def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+    """Read a YAML recipe and apply overrides such as `steps=200` or `optimizer.muon_lr=0.01`.
+
+    Raises UsageError: missing file, invalid YAML, unknown key (with the nearest name), wrong type.
+    """
+    yaml = _yaml()
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"recipe {path}: expected `key: value` lines, got {type(raw).__name__}")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise UsageError(f"override {override!r}: expected key=value, e.g. steps=200")
+        _set(raw, key.split("."), yaml.safe_load(value), override)
+    return build(TrainConfig, raw, str(path))
+
+
+def build(cls: Any, raw: Any, where: str) -> Any:
+    """A (nested) dataclass from plain data; every key and type is checked."""
+    if not isinstance(raw, dict):
+        raise UsageError(f"{where}: expected `key: value` lines for {cls.__name__}, got {raw!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = [key for key in raw if key not in hints]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), hints, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(hints)}"
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}{hint}")
+    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - raw.keys())
+    if missing:
+        raise UsageError(f"{where}: missing key {missing[0]!r}")
+    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{where}={value!r}: expected one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (Ellipsis not in arguments and len(value) != len(arguments)):
+            raise UsageError(f"{where}={value!r}: expected a list" + ("" if Ellipsis in arguments else f" of {len(arguments)}"))
+        inner = [arguments[0]] * len(value) if Ellipsis in arguments else arguments
+        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or hint
+    if expected is not Any and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
+        raise UsageError(f"{where}={value!r}: expected {getattr(expected, '__name__', expected)}")
+    return value
+
+
+def _set(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        raw = raw.setdefault(key, {})
+        if not isinstance(raw, dict):
+            raise UsageError(f"override {override!r}: {key!r} has no settings of its own")
+    raw[keys[-1]] = value
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("PyYAML", "train", "reading a recipe") from error
+    return yaml

@@ -1,0 +1,122 @@
+"""`minimonkey train RECIPE`: from a recipe to a trained folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.data.synthetic.words import ALPHABET
+from minimonkey.errors import CheckpointError, MissingExtraError
+from minimonkey.evaluation.metrics import cer
+from minimonkey.image_processing import MiniMonkeyImageProcessor
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.training.character_tokenizer import character_tokenizer
+from minimonkey.training.config import TrainConfig, load_recipe
+from minimonkey.training.stages import Batches, Losses, normalise
+
+RUNS = Path("runs")
+
+
+def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
+    """Run one recipe to its end, continuing where an earlier call stopped; returns the last checkpoint's folder."""
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "training") from error
+    from minimonkey.training.trainer import Trainer, checkpoints, load_weights
+
+    config = load_recipe(recipe, overrides)
+    folder = RUNS / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    torch.manual_seed(config.seed)
+    start = None
+    if config.start is not None:
+        found = checkpoints(Path(config.start))
+        start = found[-1] if found else Path(config.start)
+    model, processor = new_model(config) if start is None else open_folder(start)
+    losses = Losses(model, processor, config)
+    if start is not None:
+        load_weights(losses, start)
+    patch_px = model.config.vision_config.patch_size[0]
+    batches = Batches(config, processor, patch_px)
+    held_out = Batches(dataclasses.replace(config, tiles_per_batch=64), processor, patch_px, split="held_out")
+    trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))
+    trainer.train()
+    return checkpoints(folder)[-1]
+
+
+def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
+    """A model with random weights and its processor, in the shape that the recipe's `model` describes."""
+    shape: dict[str, Any] = dict(config.model)
+    tokenizer = character_tokenizer(ALPHABET)
+    image_processor = MiniMonkeyImageProcessor(pyramid=shape["pyramid"])
+    vision, text = dict(shape.pop("vision_config")), dict(shape.pop("text_config"))
+    text |= {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text |= {"bos_token_id": None}
+    side = image_processor.spec.tile_px // vision["patch_size"]
+    shape |= {"image_seq_length": (side // 2) ** 2, "image_token_id": tokenizer.context_image_token_id}
+    model_config = MiniMonkeyConfig(vision_config=vision, text_config=text, **shape)
+    model = MiniMonkeyForConditionalGeneration(model_config)
+    return model, MiniMonkeyProcessor(image_processor, tokenizer, image_seq_length=model_config.image_seq_length)
+
+
+def open_folder(folder: Path) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
+    """The model (weights still random) and processor of a checkpoint or model folder."""
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"start={str(folder)!r}: no config.json there; name a run or model folder")
+    model_config = MiniMonkeyConfig.from_pretrained(folder)
+    return MiniMonkeyForConditionalGeneration(model_config), MiniMonkeyProcessor.from_pretrained(folder)
+
+
+@torch.no_grad()
+def evaluate(losses: Losses, held_out: Batches, batches: int = 4) -> dict[str, float]:
+    """Figures on unseen words and typefaces: those of the loss, and for stage "read" the character error rate of free reading."""
+    losses.eval()
+    device = next(losses.parameters()).device
+    sums: dict[str, float] = {}
+    predictions: list[str] = []
+    references: list[str] = []
+    for number in range(batches):
+        batch = {key: value.to(device) for key, value in held_out[number].items()}
+        _, figures = losses(batch)
+        for key, value in figures.items():
+            sums[f"held_out_{key}"] = sums.get(f"held_out_{key}", 0.0) + float(value) / batches
+        if losses.config.stage == "read":
+            texts = read(losses, batch)
+            predictions += texts[0]
+            references += texts[1]
+    if references:
+        sums["held_out_cer"] = cer(predictions, references)
+    return sums
+
+
+def read(losses: Losses, batch: dict[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """Greedy answers of a batch, and what they should have been."""
+    asked = batch["labels"] != -100
+    prompt_lengths = asked.int().argmax(1)
+    longest = int(prompt_lengths.max())
+    input_ids = torch.full((len(asked), longest), losses.processor.tokenizer.pad_token_id, device=asked.device)
+    mask = torch.zeros_like(input_ids)
+    for row, length in enumerate(prompt_lengths.tolist()):
+        input_ids[row, longest - length :] = batch["input_ids"][row, :length]
+        mask[row, longest - length :] = 1
+    answers = losses.model.generate(
+        input_ids=input_ids,
+        attention_mask=mask,
+        pixel_values=normalise(batch["tiles"], losses.processor),
+        max_new_tokens=int(asked.sum(1).max()) + 8,
+        do_sample=False,
+    )
+    decode = losses.processor.tokenizer.decode
+    wanted = [batch["labels"][row][asked[row]] for row in range(len(asked))]
+    return (
+        [decode(row[longest:], skip_special_tokens=True) for row in answers],
+        [decode(row, skip_special_tokens=True) for row in wanted],
+    )

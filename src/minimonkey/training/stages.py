@@ -1,0 +1,215 @@
+"""What a stage learns from: seeded samples, batches of a given number of tiles, and a loss with its figures.
+
+A batch is a function of (recipe, batch number) alone, so that a resumed run sees what an uninterrupted one would have seen.
+
+Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K character slots of a patch, L tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minimonkey.data.synthetic.lines import Sample, make_sample
+from minimonkey.data.synthetic.words import ALPHABET
+from minimonkey.image_processing import tiles_uint8
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.pyramid import PyramidSpec, Size
+from minimonkey.training.config import Ingredient, TrainConfig
+
+SLOTS = 3
+"""Characters that one patch can name: 14-px patches rarely hold the centres of more."""
+SMALLEST_PX = 8.0
+"""Print smaller than this on a level's canvas is neither asked for nor held against the encoder."""
+IGNORE = -100
+QUESTIONS = (
+    "Read the text.",
+    "What does it say?",
+    "Transcribe the text.",
+    "Read everything.",
+    "What is written here?",
+    "Please read the text in the picture.",
+)
+CLASS_OF = {character: index + 1 for index, character in enumerate(ALPHABET)}
+"""Class of each character in the character head; 0 is an empty slot. Spaces count as empty."""
+
+
+class Drawn(NamedTuple):
+    """One sample, ready for a batch."""
+
+    tiles: np.ndarray
+    """uint8 [T, 3, S, S]"""
+    characters: np.ndarray
+    """int16 [T, N, K]: classes, IGNORE where the print is too small to tell"""
+    question: str
+    text: str
+
+
+class CharactersHead(nn.Module):
+    """Names the characters whose centres lie in a patch: [T, N, C] -> [T, N, K, classes]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, SLOTS * (len(ALPHABET) + 1))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(self.norm(patches))
+        return logits.unflatten(-1, (SLOTS, len(ALPHABET) + 1))
+
+
+@dataclass(frozen=True)
+class Batches(torch.utils.data.Dataset):
+    """Batch number -> batch. Loaded by worker processes, one whole batch at a time."""
+
+    config: TrainConfig
+    processor: MiniMonkeyProcessor
+    patch_px: int
+    split: str = "train"
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batches_per_step
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.config.seed, number, self.split == "train"])
+        weights = np.array([ingredient.weight for ingredient in self.config.mixture])
+        ingredient = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
+        drawn: list[Drawn] = []
+        tiles = 0
+        while tiles < self.config.tiles_per_batch:
+            sample = self._draw(ingredient, rng)
+            if ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles:
+                drawn.append(sample)
+                tiles += len(sample.tiles)
+        return self._collate(drawn)
+
+    def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
+        spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
+        seed = int(rng.integers(1 << 62))
+        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
+        if ingredient.kind == "tile":
+            settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
+            sample = make_sample(seed, "tile", **settings)
+            spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)
+        else:
+            sample = make_sample(seed, ingredient.kind, **settings)
+        text = "\n".join(line.text for line in sample.lines)
+        question = QUESTIONS[rng.integers(len(QUESTIONS))]
+        return Drawn(
+            tiles_uint8(sample.picture, spec), character_labels(sample, spec, self.patch_px), question, text
+        )
+
+    def _collate(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
+        batch = {
+            "tiles": torch.from_numpy(np.concatenate([sample.tiles for sample in drawn])),
+            "characters": torch.from_numpy(np.concatenate([sample.characters for sample in drawn])).long(),
+        }
+        if self.config.stage == "read":
+            batch |= self._tokens(drawn)
+        return batch
+
+    def _tokens(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
+        rows, answers = [], []
+        for sample in drawn:
+            prompt = self.processor.encode_chat(sample.question, pictures=[len(sample.tiles)])
+            answer = self.processor.encode_answer(sample.text)
+            rows.append(prompt + answer)
+            answers.append(len(answer))
+        longest = max(map(len, rows))
+        input_ids = torch.full((len(rows), longest), self.processor.tokenizer.pad_token_id)
+        labels = torch.full_like(input_ids, IGNORE)
+        for row, (ids, answer) in enumerate(zip(rows, answers, strict=True)):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            labels[row, len(ids) - answer : len(ids)] = torch.tensor(ids[-answer:])
+        mask = torch.arange(longest) < torch.tensor([[len(ids)] for ids in rows])
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
+
+
+def character_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray:
+    """For every patch of every tile, the classes of the characters whose centres fall in it: int16 [T, N, K], by line, then x.
+
+    All patches near print of less than SMALLEST_PX on a level's canvas are IGNORE; so is the K-th slot's surplus.
+    """
+    size = Size(sample.picture.height, sample.picture.width)
+    side = spec.tile_px // patch_px
+    levels = []
+    for level in spec.plan(size).levels:
+        columns, rows = level.grid
+        labels = np.zeros((rows * side, columns * side, SLOTS), np.int16)
+        filled = np.zeros((rows * side, columns * side), np.int16)
+        scale_x = (level.content.right - level.content.left) / size.width
+        scale_y = (level.content.bottom - level.content.top) / size.height
+        for line in sample.lines:
+            x = ((level.content.left + line.centers[:, 0] * scale_x) / patch_px).astype(int)
+            y = ((level.content.top + line.centers[:, 1] * scale_y) / patch_px).astype(int)
+            too_small = (line.box[3] - line.box[1]) * scale_y < SMALLEST_PX
+            for character, column, row in zip(line.text, x, y, strict=True):
+                if character == " " or not (0 <= row < rows * side and 0 <= column < columns * side):
+                    continue
+                if too_small:
+                    labels[row, column] = IGNORE
+                elif filled[row, column] < SLOTS:
+                    labels[row, column, filled[row, column]] = CLASS_OF[character]
+                    filled[row, column] += 1
+        levels.append(labels.reshape(rows, side, columns, side, SLOTS).swapaxes(1, 2).reshape(rows * columns, side * side, SLOTS))
+    return np.concatenate(levels)
+
+
+def normalise(tiles: torch.Tensor, processor: MiniMonkeyProcessor) -> torch.Tensor:
+    """uint8 [T, 3, S, S] to float32 pixel values, on the tensor's own device."""
+    mean = torch.tensor(processor.image_processor.image_mean, device=tiles.device).view(3, 1, 1)
+    std = torch.tensor(processor.image_processor.image_std, device=tiles.device).view(3, 1, 1)
+    return (tiles / 255 - mean) / std
+
+
+class Losses(nn.Module):
+    """The model, the character head and what the stage minimises: batch -> (loss, figures)."""
+
+    def __init__(self, model: nn.Module, processor: MiniMonkeyProcessor, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
+        self.processor, self.config = processor, config
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixel_values = normalise(batch["tiles"], self.processor)
+        encoded = None
+        loss = torch.zeros((), device=pixel_values.device)
+        figures: dict[str, torch.Tensor] = {}
+        if self.config.stage == "characters":
+            encoded = self.model.model.vision_tower(pixel_values=pixel_values)
+        else:
+            encoded = self.model.get_image_features(pixel_values=pixel_values)
+        if self.config.stage == "characters" or self.config.characters_weight > 0:
+            patches = encoded.last_hidden_state[:, 1:]
+            character_loss, figures = self._characters(patches, batch["characters"])
+            loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
+        if self.config.stage == "read":
+            outputs = self.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], mm_encoder_outputs={"image": encoded}
+            )
+            text_loss, text_figures = self._text(outputs.logits[:, :-1].float(), batch["labels"][:, 1:])
+            loss, figures = loss + text_loss, figures | text_figures
+        return loss, figures
+
+    def _characters(self, patches: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = self.characters_head(patches).float()
+        named = labels > 0
+        # empty slots are most of all slots: count them as one character in twenty
+        weights = torch.where(named, 1.0, 0.05) * (labels != IGNORE)
+        losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORE, reduction="none")
+        right = (logits.argmax(-1) == labels) & named
+        figures = {"characters_right": right.sum() / named.sum().clamp(min=1)}
+        return (losses * weights.flatten()).sum() / weights.sum().clamp(min=1), figures
+
+    def _text(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        asked = labels != IGNORE
+        right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
+        return loss, {"text_loss": loss.detach(), "next_right": right}

@@ -1,0 +1,161 @@
+"""The loop: batches in, updates, a JSONL log, atomic checkpoints, and a resume that continues as if nothing had happened.
+
+Runs on whatever device accelerate finds. A run's folder:
+
+    runs/NAME/recipe.yaml            the recipe as it was resolved
+    runs/NAME/log.jsonl              one object every `log_every` steps and evaluation
+    runs/NAME/checkpoint-00001200/   model folder, character head, optimizer memory (safetensors) and progress (JSON)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from minimonkey.errors import CheckpointError
+from minimonkey.training.config import TrainConfig
+from minimonkey.training.optimizer import MuonWithAdamW
+from minimonkey.training.stages import Batches, Losses
+
+CHECKPOINT = "checkpoint-"
+
+
+class Trainer:
+    """One stage of training in one folder."""
+
+    def __init__(
+        self,
+        losses: Losses,
+        batches: Batches,
+        config: TrainConfig,
+        folder: Path,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+        self.optimizer = MuonWithAdamW(losses.named_parameters(), config.optimizer, config.steps)
+        self.losses = self.accelerator.prepare(losses)
+        self.batches, self.config, self.folder, self.evaluate = batches, config, folder, evaluate
+        self.step = 0
+        self.seconds = 0.0
+        """Time spent in training, over all resumed parts."""
+
+    @property
+    def bare(self) -> Losses:
+        return self.accelerator.unwrap_model(self.losses)
+
+    def train(self) -> None:
+        """From the last checkpoint, if there is one, to the last step."""
+        self.resume()
+        per_step = self.config.batches_per_step
+        loader = iter(
+            DataLoader(
+                Subset(self.batches, range(self.step * per_step, self.config.steps * per_step)),
+                batch_size=None,
+                num_workers=self.config.workers,
+                prefetch_factor=4 if self.config.workers else None,
+            )
+        )
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, unit="step", smoothing=0.05)
+        started = last_saved = time.monotonic()
+        earlier = self.seconds
+        window: list[dict[str, float]] = []
+        while self.step < self.config.steps:
+            window.append(self._update([next(loader) for _ in range(per_step)]))
+            self.step += 1
+            self.seconds = earlier + time.monotonic() - started
+            bar.update()
+            if self.step % self.config.log_every == 0:
+                means = {key: sum(figures.get(key, 0.0) for figures in window) / len(window) for key in window[-1]}
+                self._log(means | {"lr_factor": self.optimizer.factor(self.step - 1)})
+                bar.set_postfix({key: f"{value:.3f}" for key, value in means.items() if key != "tiles"})
+                window.clear()
+            done = self.step == self.config.steps
+            if self.evaluate and self.config.evaluate_every and (done or self.step % self.config.evaluate_every == 0):
+                self._log(self.evaluate())
+            if done or time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes:
+                self.save()
+                last_saved = time.monotonic()
+        bar.close()
+
+    def _update(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        self.losses.train()
+        sums: dict[str, float] = {"tiles": 0.0}
+        for batch in batches:
+            batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
+            with self.accelerator.autocast():
+                loss, figures = self.losses(batch)
+            self.accelerator.backward(loss / len(batches))
+            for key, value in ({"loss": loss.detach()} | figures).items():
+                sums[key] = sums.get(key, 0.0) + float(value) / len(batches)
+            sums["tiles"] += len(batch["tiles"])
+        self.optimizer.step(self.step)
+        return sums
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        line = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
+        line |= {key: round(value, 5) if isinstance(value, float) else value for key, value in figures.items()}
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def save(self) -> Path:
+        """Write a checkpoint beside its name and move it there in one go, then drop the oldest ones."""
+        target = self.folder / f"{CHECKPOINT}{self.step:08d}"
+        partial = self.folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        self.bare.model.save_pretrained(partial)
+        self.bare.processor.save_pretrained(partial)
+        save_file({k: v.contiguous() for k, v in self.bare.characters_head.state_dict().items()}, partial / "characters_head.st")
+        save_file({k: v.contiguous() for k, v in self.optimizer.tensors().items()}, partial / "optimizer.st")
+        progress = {"step": self.step, "seconds": self.seconds}
+        (partial / "progress.json").write_text(json.dumps(progress))
+        partial.rename(target)
+        for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
+            shutil.rmtree(old)
+        return target
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint of the run's folder, if any."""
+        found = checkpoints(self.folder)
+        if not found:
+            return
+        load_weights(self.bare, found[-1])
+        self.optimizer.load_tensors(load_file(found[-1] / "optimizer.st"))
+        progress = json.loads((found[-1] / "progress.json").read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob(f"{CHECKPOINT}*") if (path / "progress.json").exists())
+
+
+def load_weights(losses: Losses, folder: Path) -> None:
+    """Copy the model's weights, and the character head's if there is one, from a checkpoint or model folder.
+
+    Raises CheckpointError naming the tensors that don't fit.
+    """
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: no model.safetensors to start from ({error})") from error
+    losses.model.tie_weights()
+    own = losses.model.state_dict()
+    tied = {name for name in own if name == "lm_head.weight" and losses.model.config.tie_word_embeddings}
+    wrong = sorted({name for name in own.keys() - tied if name not in tensors} | (tensors.keys() - own.keys()))
+    if wrong:
+        raise CheckpointError(f"{folder}: {len(wrong)} tensors don't fit this model, first {wrong[0]!r}; check `model` in the recipe")
+    losses.model.load_state_dict(tensors, strict=False)
+    losses.model.tie_weights()
+    if (folder / "characters_head.st").exists():
+        losses.characters_head.load_state_dict(load_file(folder / "characters_head.st"))
