@@ -6,35 +6,11 @@ import sys
 
 import pytest
 import typer
+from tests.cli.surface import SURFACE
 
 from minimonkey.cli import main as command_line
 from minimonkey.errors import PictureError
 
-SURFACE = {
-    "": ["--help", "--version", "-h"],
-    "ask": [
-        *(
-            "--device",
-            "--dtype",
-            "--help",
-            "--json",
-            "--max-new-tokens",
-            "--model",
-            "--no-pyramid",
-            "--pyramid",
-            "--quiet",
-            "--system",
-        ),
-        *("-h", "-m", "-q", "PICTURE... QUESTION"),
-    ],
-    "convert": ["--help", "--to", "-h", "DST", "SRC"],
-    "data": ["--help", "-h"],
-    "data synthetic": ["--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--seed", "-h"],
-    "doctor": ["--help", "-h"],
-    "inspect": ["--help", "--model", "--no-pyramid", "--out", "--pyramid", "--tiles", "-h", "-m", "-o", "PICTURE"],
-    "train": ["--help", "-h", "RECIPE", "[KEY=VALUE]..."],
-}
-"""Every command with its options and arguments. Scripts of others rely on them: change this on purpose."""
 COMMANDS = [name for name in SURFACE if name not in ("", "data")]
 
 

@@ -1,0 +1,27 @@
+"""The command line as scripts of others rely on it."""
+
+SURFACE = {
+    "": ["--help", "--version", "-h"],
+    "ask": [
+        *(
+            "--device",
+            "--dtype",
+            "--help",
+            "--json",
+            "--max-new-tokens",
+            "--model",
+            "--no-pyramid",
+            "--pyramid",
+            "--quiet",
+            "--system",
+        ),
+        *("-h", "-m", "-q", "PICTURE... QUESTION"),
+    ],
+    "convert": ["--help", "--to", "-h", "DST", "SRC"],
+    "data": ["--help", "-h"],
+    "data synthetic": ["--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--seed", "-h"],
+    "doctor": ["--help", "-h"],
+    "inspect": ["--help", "--model", "--no-pyramid", "--out", "--pyramid", "--tiles", "-h", "-m", "-o", "PICTURE"],
+    "train": ["--help", "-h", "RECIPE", "[KEY=VALUE]..."],
+}
+"""Every command with its options and arguments. Scripts of others rely on them: change this on purpose."""
