@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from minimonkey.data.synthetic.degrade import print_on_paper
-from minimonkey.data.synthetic.typefaces import Face, Split, Typeface, face, installed
+from minimonkey.data.synthetic.typefaces import Face, Glyph, Split, Typeface, face, installed
 from minimonkey.data.synthetic.words import Vocabulary, Writer, vocabulary
 from minimonkey.errors import UsageError
 
@@ -62,6 +62,7 @@ class Run:
     face: Face
     x: float
     baseline: float
+    glyphs: list[Glyph]
     advances: np.ndarray
     """Where each character begins, right of x, and where the last one ends: float64 [len(text) + 1]."""
 
@@ -72,7 +73,7 @@ class Run:
     @cached_property
     def ink(self) -> Box:
         """left, top, right, bottom of what `draw` paints."""
-        glyphs = [(round(x), self.face.glyph(c)) for x, c in zip(self.edges.tolist(), self.text, strict=False)]
+        glyphs = list(zip(map(round, self.edges.tolist()), self.glyphs, strict=False))
         y = round(self.baseline)
         return (
             min(x + glyph.left for x, glyph in glyphs),
@@ -84,9 +85,9 @@ class Run:
     def draw(self, mask: np.ndarray, x: float, y: float) -> None:
         """Paint the run, moved by (x, y), onto a mask of ink: uint8 [height, width]; what falls outside is left out."""
         height, width = mask.shape
-        for pen, character in zip((self.edges + x).tolist(), self.text, strict=False):
-            ink, left, top, _ = self.face.glyph(character)
-            left, top = left + round(pen), top + round(self.baseline + y)
+        baseline = round(self.baseline + y)
+        for pen, (ink, left, top, _) in zip((self.edges + x).tolist(), self.glyphs, strict=False):
+            left, top = left + round(pen), top + baseline
             right, bottom = left + ink.shape[1], top + ink.shape[0]
             if right <= 0 or bottom <= 0 or left >= width or top >= height:
                 continue
@@ -115,13 +116,13 @@ class Compositor:
 
     def run(self, text: str, x: float, baseline: float, width: float = math.inf) -> Run:
         """Text from `x` on, shortened to `width` (but not to nothing)."""
-        advances = self.face.edges(text)
+        glyphs, advances = self.face.set(text)
         if self.tracking:
             advances += self.tracking * np.arange(len(advances))
         if advances[-1] > width:
             text = self.writer.fit(text, max(1, int(np.searchsorted(advances, width)) - 1))
             advances = advances[: len(text) + 1]
-        return Run(text, self.face, x, baseline, advances)
+        return Run(text, self.face, x, baseline, glyphs[: len(text)], advances)
 
     def characters(self, width: float) -> int:
         """About how many characters fill `width`."""
@@ -153,7 +154,7 @@ class Compositor:
             else:
                 mark = self._one("• ", "- ", f"{index + 1}. ") if layout == "list" else ""
                 share = self._one(0.95, 0.9, 0.5) if layout == "list" or index == count - 1 else 0.95
-                text = self.writer.fit(mark + self.writer.phrase(self.characters(width * share * 0.95)), 1000)
+                text = self.writer.fit(mark + self.writer.phrase(self.characters(width * share * 0.95)))
                 run = self.run(text, x, baseline, width)
                 slack = width - (run.edges[-1] - x)
                 rows.append([replace(run, x=x + align * slack) if layout == "paragraph" else run])
@@ -162,7 +163,7 @@ class Compositor:
     def _pair(self, left: str, right: str, x: float, baseline: float, width: float, at: float = 0.0, ends: bool = False) -> Row:
         """Two runs with a gap between: the second one ends at the right edge, or begins at a fraction of the width."""
         gap = 1.5 * self.px
-        right = self.writer.fit(right, 100)
+        right = self.writer.fit(right)
         second = self.run(right, 0.0, baseline, width * 0.6)
         start = width - second.edges[-1] if ends else width * at
         first = self.run(left, x, baseline, max(self.px, start - gap))

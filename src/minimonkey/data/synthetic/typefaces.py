@@ -39,7 +39,7 @@ PILLOW = Typeface("Aileron", "pillow", "CC0-1.0", "train", ("",), lacks="ŒœŸ"
 
 
 class Glyph(NamedTuple):
-    """A drawn character: ink uint8 [height, width]; how far right of the pen and below the baseline it lies; its advance (pixels)."""
+    """A drawn character: ink uint8 [height, width], its place right of the pen and below the baseline, its advance."""
 
     ink: np.ndarray
     left: int
@@ -64,7 +64,7 @@ class Face:
             self.font = built_in.font_variant(layout_engine=ImageFont.Layout.BASIC)
         self._glyphs: dict[str, Glyph] = {}
         self._kerns: dict[str, float] | None = {}
-        if not any(self.kern(pair) for pair in ("AV", "To", "Te", "LT", "P.", "r,")):
+        if not any(self.kern(pair) for pair in ("AV", "To")):
             self._kerns = None
 
     def glyph(self, character: str) -> Glyph:
@@ -81,16 +81,17 @@ class Face:
             return 0.0
         kern = self._kerns.get(pair)
         if kern is None:
-            kern = self._kerns[pair] = self.font.getlength(pair) - self.font.getlength(pair[0]) - self.font.getlength(pair[1])
+            kern = self._kerns[pair] = self.font.getlength(pair) - self.glyph(pair[0]).advance - self.glyph(pair[1]).advance
         return kern
 
-    def edges(self, text: str) -> np.ndarray:
-        """Where each character's advance begins, and where the last one ends: float64 [len(text) + 1] in pixels, kerned."""
-        steps = [0.0, *(self.glyph(character).advance for character in text)]
+    def set(self, text: str) -> tuple[list[Glyph], np.ndarray]:
+        """The glyphs of a text, and where each one's advance begins and the last one's ends: float64 [len(text) + 1] (pixels)."""
+        glyphs = [self.glyph(character) for character in text]
+        steps = [0.0, *(glyph.advance for glyph in glyphs)]
         if self._kerns is not None:
             for index in range(1, len(text)):
                 steps[index] += self.kern(text[index - 1 : index + 1])
-        return np.cumsum(steps)
+        return glyphs, np.cumsum(steps)
 
 
 @lru_cache(maxsize=768)

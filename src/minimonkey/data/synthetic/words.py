@@ -38,11 +38,16 @@ COMMON = (
     "le la les de des et un une est que pour dans der die das und ist nicht von mit den ein el los una por con il di che per "
     "o os uma com para het een van niet en do no"
 ).split()
+"""Words of which text is mostly made; the lists alone would make each as rare as any other."""
+FOLDED = frozenset(word.casefold() for word in COMMON)
 
 
 def is_held_out(word: str) -> bool:
-    """True for one word in twenty, by a hash of its lower case: such words are never trained on."""
-    return int.from_bytes(hashlib.blake2b(word.casefold().encode(), digest_size=8).digest(), "big") % 20 == 0
+    """True for one word in twenty, by a hash of its lower case, and for no common word: such words are never trained on."""
+    return (
+        word.casefold() not in FOLDED
+        and int.from_bytes(hashlib.blake2b(word.casefold().encode(), digest_size=8).digest(), "big") % 20 == 0
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Vocabulary:
         """A word of the split. Lists stay bytes, and words are sorted out when drawn: nothing is hashed or decoded in advance."""
         known = set(ALPHABET)
         while True:
-            if rng.random() < 0.3:
+            if self.split == "train" and rng.random() < 0.3:
                 word = COMMON[int(rng.random() * len(COMMON))]
             else:
                 share = rng.random()
@@ -197,7 +202,7 @@ class Writer:
         return word
 
     def phrase(self, length: int) -> str:
-        """About `length` characters (at most a fifth more, never empty)."""
+        """About `length` characters: whole words, at least one."""
         style = self._one(("prose", "prose", "prose", "lower", "title", "upper", "mixed"))
         specials = (0.04, 0.12, 0.4, 0.9)[self._int(0, 3)]
         parts: list[str] = []
@@ -218,12 +223,14 @@ class Writer:
                 part = self._dress(word)
             parts.append(part)
             count += len(part) + 1
-        return self.fit(" ".join(parts), math.ceil(length * 1.2))
+        text = self.fit(" ".join(parts))
+        cut = max(text.rfind(" ", 0, math.ceil(length * 1.2)), text.find(" "))
+        return text[:cut] if cut > 0 and len(text) > length * 1.2 else text
 
-    def fit(self, text: str, length: int) -> str:
-        """`text` without the characters that the typeface lacks, single-spaced, and cut (after a word, if one ends in the second half)."""
+    def fit(self, text: str, length: int | None = None) -> str:
+        """`text` without the characters that the typeface lacks, single-spaced, cut to `length` (after a word, if possible)."""
         text = " ".join(text.translate(self._erase).split())
-        if len(text) > length:
+        if length is not None and len(text) > length:
             cut = text.rfind(" ", length // 2, length + 1)
             text = text[: cut if cut > 0 else length].rstrip()
         # A text of nothing but lacking characters is rare; every typeface has digits.
