@@ -40,15 +40,21 @@ def print_on_paper(rng: np.random.Generator, mask: Image.Image, px: float) -> Im
     ink, paper = colours(rng, 60 + 500 / px)
     contrast = abs(float((ink - paper) @ LUMA))
     shades = paper + (ink - paper) * np.linspace(0, 1, 256, dtype=np.float32)[:, None]
-    pixels = shades[np.asarray(mask)]
     width, height = mask.size
-    if rng.random() < 0.35:
-        pixels *= unevenness(rng, width, height, 0.35 * float(rng.random()))[..., None]
-    if rng.random() < 0.5:
+    light = unevenness(rng, width, height, 0.35 * float(rng.random())) if rng.random() < 0.35 else None
+    noisy = rng.random() < 0.5
+    if light is None and not noisy:
+        shades = shades.astype(np.uint8)
+    pixels = shades[np.asarray(mask)]
+    if light is not None:
+        pixels *= light[..., None]
+    if noisy:
         # Small letters have few pixels to average noise over.
         sigma = float(rng.random()) * min(12.0, contrast * min(0.12, 0.006 * px))
         pixels += rng.standard_normal((height, width, 1), dtype=np.float32) * sigma
-    picture = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
+    picture = Image.fromarray(pixels)
     if rng.random() < 0.25:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=40 + int(rng.random() * 55))

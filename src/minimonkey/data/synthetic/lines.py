@@ -179,8 +179,8 @@ class Compositor:
         top = -self.px * self.rng.random()
         while top < height:
             count = 1 + int(self.rng.random() * min(max(3.0, height / self.px * 0.7), (height - top) / (1.1 * self.px) + 1))
-            left = width * (self._one(-0.2, -0.05, 0.0, 0.04) + 0.04 * self.rng.random())
-            block = self.rows(count, width * self._one(0.9, 1.0, 1.25, 1.25), left, top)
+            left = width * (self._one(-0.1, -0.05, 0.0, 0.04) + 0.04 * self.rng.random())
+            block = self.rows(count, width * self._one(0.9, 1.0, 1.1, 1.15), left, top)
             rows += block
             top = block[-1][0].baseline + self.px * (0.3 + self.rng.random() ** 2)
         return rows
