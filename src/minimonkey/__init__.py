@@ -15,7 +15,7 @@ import importlib.metadata
 from typing import Any
 
 _MODULE_OF = {
-    "Answer": "inference",
+    "Answer": "answer",
     "Box": "pyramid",
     "CheckpointError": "errors",
     "DataError": "errors",

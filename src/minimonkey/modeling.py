@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import InternVLForConditionalGeneration, InternVLModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
+from transformers.utils import logging as progress
 
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import CheckpointError
@@ -149,7 +151,7 @@ def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[A
     transformers would go on with random values.
     """
     settings = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-    with _no_loading_report():
+    with _quietly(source):
         model, info = from_pretrained(source, *args, **(kwargs | settings))
     faults = [
         *_fault("missing", info["missing_keys"]),
@@ -170,8 +172,11 @@ def _fault(what: str, tensors: Iterable[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _no_loading_report() -> Iterator[None]:
-    """Keep back the table that transformers logs about tensors that don't fit: the error says it."""
+def _quietly(source) -> Iterator[None]:
+    """Keep back transformers' table of tensors that don't fit, which the error names, and its progress bar where nothing is fetched."""
+    hide_bar = Path(source).is_dir() and progress.is_progress_bar_enabled()
+    if hide_bar:
+        progress.disable_progress_bar()
     logger = logging.getLogger("transformers.modeling_utils")
 
     def no_report(record: logging.LogRecord) -> bool:
@@ -182,6 +187,8 @@ def _no_loading_report() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(no_report)
+        if hide_bar:
+            progress.enable_progress_bar()
 
 
 def _register_key_names() -> None:

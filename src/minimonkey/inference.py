@@ -1,0 +1,235 @@
+"""Pictures and a question in, an answer out: load a model, ask it, stream, batch.
+
+The only place that chooses a device and a number format. What the model gets comes from the processor, what it says from
+`model.generate`: the same two objects that the Auto classes return.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from minimonkey import register
+from minimonkey.answer import Answer, Call, boxes_of
+from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.documents import load_picture
+from minimonkey.errors import PromptError, PyramidError, UsageError
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.pyramid import Pyramid, PyramidSpec, Size
+
+EMBEDDED = Path(__file__).parent / "nano"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NEW_TOKENS = 512
+"""The longest answer, unless the call or the model's generation_config.json says otherwise."""
+ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+"""Settings of `generate` that would give something else than one answer, token by token."""
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    pyramid: PyramidSpec | dict | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    attn_implementation: str | None = None,
+) -> VisionLanguageModel:
+    """A model ready to be asked.
+
+    `model`: a folder or a hub id; the embedded model if not given. `device`: "cuda", "mps", "cpu" ...; the best there is if not
+    given. `dtype`: "float32", "bfloat16" or "float16"; what suits the device if not given, float32 on a CPU and bfloat16
+    elsewhere. `pyramid`: how pictures are cut unless a call says otherwise; the folder's own setting if not given.
+
+    Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
+    tiles of another size than the model's, UsageError for an unknown device or dtype. Warns if the folder's pyramid isn't the one
+    that the model was trained with.
+    """
+    register()
+    place = _device(device)
+    number = _dtype(dtype, place)
+    folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
+    config = folder.config("native")
+    processor = load_processor(folder, config)
+    network = MiniMonkeyForConditionalGeneration.from_pretrained(
+        folder.path, config=config, dtype=number, attn_implementation=attn_implementation, local_files_only=True
+    )
+    vlm = VisionLanguageModel(network.to(place).eval(), processor)
+    if pyramid is not None:
+        processor.image_processor.spec = vlm._spec(pyramid)
+    return vlm
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"device={str(device)!r} is not there ({reason}); leave it out for the best there is") from error
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if place.type == "cpu" else torch.bfloat16
+    number = DTYPES.get(str(dtype).removeprefix("torch."))
+    if number is None:
+        raise UsageError(f"dtype={str(dtype)!r}: expected one of {', '.join(DTYPES)}")
+    return number
+
+
+class VisionLanguageModel:
+    """A model and its processor, the transformers objects `.model` and `.processor`, and three ways to ask them.
+
+    `pictures` is a path, PIL picture or array, a list of them, or [] for text only. They fill the `<image>` marks of the history
+    first, then those of the question; where it has none, each picture that is left gets one before it. Greedy unless
+    `do_sample=True` is given; it and other `generation` settings are those of `model.generate`.
+    """
+
+    def __init__(self, model: MiniMonkeyForConditionalGeneration, processor: MiniMonkeyProcessor) -> None:
+        self.model = model
+        self.processor = processor
+
+    def ask(
+        self,
+        pictures: Any,
+        question: str,
+        *,
+        system: str | None = None,
+        history: Sequence[tuple[str, str]] | None = None,
+        pyramid: PyramidSpec | dict | None = None,
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """One answer.
+
+        `history`: earlier (question, answer) pairs. `max_new_tokens`: the longest answer; if not given, what the model's own
+        settings say, or less where the prompt leaves no room for it. Raises PromptError if pictures and marks don't match or the
+        prompt is too long, PictureError for a picture that can't be read, UsageError for an unknown setting.
+        """
+        settings = {"system": system, "history": history, "pyramid": pyramid, "max_new_tokens": max_new_tokens}
+        return self._answers(self._call([(pictures, question)], **settings, **generation))[0]
+
+    def stream(self, pictures: Any, question: str, **settings: Any) -> Generator[str, None, Answer]:
+        """The text of `ask(pictures, question, **settings)` in pieces, as it comes; closing the generator stops the model.
+
+        The generator's return value is the Answer. What is wrong with the call is raised by the call, before the first piece.
+        """
+        return self._pieces(self._call([(pictures, question)], **settings))
+
+    def batch(self, requests: Iterable[tuple[Any, str]], **settings: Any) -> list[Answer]:
+        """The answer to each (pictures, question), all at once: the same as one by one, up to rounding. `settings` as in `ask`."""
+        rows = list(requests)
+        return self._answers(self._call(rows, **settings)) if rows else []
+
+    def _call(self, rows, system=None, history=None, pyramid=None, max_new_tokens=None, **generation) -> Call:
+        """Everything that `generate` needs. The length is checked before any pixel is looked at."""
+        begun = time.perf_counter()
+        settings = self._settings(generation)
+        spec = self._spec(pyramid)
+        pictures = [[load_picture(source) for source in _listed(sources)] for sources, _ in rows]
+        pyramids = [[spec.plan(Size(picture.height, picture.width)) for picture in row] for row in pictures]
+        text, lengths = [], []
+        for (_, question), plans in zip(rows, pyramids, strict=True):
+            text.append(self.processor.prompt(question, pictures=len(plans), system=system, history=history))
+            lengths.append(self.processor.count_tokens(text[-1], [plan.source for plan in plans], pyramid=spec))
+        settings["max_new_tokens"] = self._room(lengths, pyramids, max_new_tokens)
+        every = [picture for row in pictures for picture in row]
+        inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
+        return Call(dict(inputs), settings, pyramids, lengths, begun)
+
+    def _spec(self, pyramid: PyramidSpec | dict | None) -> PyramidSpec:
+        own, spec = self.processor.image_processor.spec, self.processor.image_processor.spec_for({"pyramid": pyramid})
+        if spec.tile_px != own.tile_px:
+            raise PyramidError(f"tile_px={spec.tile_px}: this model was built for tiles of {own.tile_px} px; leave tile_px out")
+        return spec
+
+    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The settings of `generate`. Raises UsageError for one that is unknown or would give more than an answer."""
+        for name, value in given.items():
+            if name not in vars(GenerationConfig()):
+                raise UsageError(f"{name}={value!r}: a setting neither of ask() nor of transformers' GenerationConfig")
+            if value != ONE_ANSWER.get(name, value):
+                raise UsageError(f"{name}={value!r}: ask() gives one answer, token by token; use vlm.model.generate for others")
+        own, tokenizer = self.model.generation_config, self.processor.tokenizer
+        stop = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+        pad = tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
+        return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad} | ONE_ANSWER | given
+
+    def _room(self, lengths: list[int], pyramids: list[list[Pyramid]], max_new_tokens: int | None) -> int:
+        """How many tokens an answer may have. Raises PromptError if a prompt leaves too few of the model's context."""
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens={max_new_tokens}: expected 1 or more")
+        wanted = max_new_tokens or self.model.generation_config.max_new_tokens or NEW_TOKENS
+        context = self.model.config.text_config.max_position_embeddings
+        length, plans = max(zip(lengths, pyramids, strict=True), key=lambda row: row[0])
+        room = context - length
+        if room < (max_new_tokens or 1):
+            tiles = sum(plan.tile_count for plan in plans)
+            cost = f"{tiles} tiles of {self.processor.image_seq_length} tokens each"
+            raise PromptError(
+                f"the prompt has {length} tokens ({cost}) and the answer up to {wanted}, but the model was trained on {context} "
+                "together: lower the pyramid's budgets (pyramid) or max_new_tokens"
+            )
+        return min(room, wanted)
+
+    def _answers(self, call: Call) -> list[Answer]:
+        """Run the model and read what it wrote."""
+        sequences = self.model.generate(**call.inputs, **call.settings, **call.hooks())
+        timings = call.timings | {"total": time.perf_counter() - call.begun}
+        logprobs = torch.stack(call.logprobs, dim=1).tolist()
+        answers = []
+        for row, new in enumerate(sequences[:, call.inputs["input_ids"].shape[1] :].tolist()):
+            tokens = call.until_stop(new)
+            known = logprobs[row][: min(len(tokens) + 1, len(new))]
+            plans = call.pyramids[row]
+            answers.append(
+                Answer(
+                    text=self._text(tokens),
+                    token_ids=tokens,
+                    mean_logprob=sum(known) / len(known),
+                    boxes=boxes_of(self.processor.decode(tokens), plans[0].source) if plans else [],
+                    prompt_tokens=call.lengths[row],
+                    image_tokens=sum(plan.tile_count for plan in plans) * self.processor.image_seq_length,
+                    timings=timings,
+                    pyramids=plans,
+                )
+            )
+        return answers
+
+    def _pieces(self, call: Call) -> Generator[str, None, Answer]:
+        said: list[int] = []
+        sent = ""
+        with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
+            future = pool.submit(self._answers, call)
+            future.add_done_callback(lambda _: call.tokens.put(None))
+            try:
+                while (token := call.tokens.get()) is not None:
+                    said.append(token)
+                    text = self._text(call.until_stop(said)).rstrip("\ufffd").rstrip()  # a character may take several tokens
+                    if text.startswith(sent) and text != sent:
+                        yield text[len(sent) :]
+                        sent = text
+            finally:
+                call.cancelled = True
+        answer = future.result()[0]
+        if answer.text != sent:
+            yield answer.text[len(sent) :]
+        return answer
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+def _listed(pictures: Any) -> list[Any]:
+    return list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
