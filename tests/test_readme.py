@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.cli.surface import SURFACE
 
 ROOT = Path(__file__).parents[1]

@@ -20,6 +20,7 @@ def run(capsys):
     """Call `run("ask", "page.png", "What?")` for the Result of a command."""
 
     def call(*arguments: str) -> Result:
+        capsys.readouterr()  # what fixtures said before
         with pytest.raises(SystemExit) as leaving:
             main(list(arguments))
         return Result(leaving.value.code or 0, *capsys.readouterr())

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import typer
-from tests.cli.surface import SURFACE
 
 from minimonkey.cli import main as command_line
 from minimonkey.errors import PictureError
+from tests.cli.surface import SURFACE
 
 COMMANDS = [name for name in SURFACE if name not in ("", "data")]
 

@@ -12,12 +12,12 @@ import typer
 
 from minimonkey.cli.pictures import ModelOption, PlainOption, PyramidOption, pyramid_changes, read_picture
 from minimonkey.errors import UsageError
-from minimonkey.pyramid import LEVEL_NAMES, Size
+from minimonkey.pyramid import LEVEL_NAMES
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from collections.abc import Generator
 
-    from minimonkey.inference import Answer, VisionLanguageModel
+    from minimonkey.inference import Answer
 
 
 def ask(
@@ -59,25 +59,30 @@ def ask(
     pictures = [read_picture(source) for source in sources]
 
     start = time.perf_counter()
+    from transformers.utils.logging import disable_progress_bar
+
     from minimonkey.inference import load
 
+    disable_progress_bar()  # one bar for each weight file would stand before the answer
     vlm = load(model, device=device, dtype=dtype)
-    loaded = time.perf_counter()
+    load_seconds = time.perf_counter() - start
     settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if as_json:
-        answer = vlm.ask(pictures, question, **settings)
-        print(json.dumps(as_dict(answer, loaded - start), ensure_ascii=False))
+        print(json.dumps(as_dict(vlm.ask(pictures, question, **settings), load_seconds), ensure_ascii=False))
         return
-    first = None
-    for piece in vlm.stream(pictures, question, **settings):
-        first = first or time.perf_counter()
-        print(piece, end="", flush=True)
-    print()
+    answer = say(vlm.stream(pictures, question, **settings))
     if not quiet:
-        done = time.perf_counter()
-        seen = summary(vlm, pictures, changes)
-        took = f"first word after {(first or done) - loaded:.2f} s, all after {done - loaded:.2f} s, loading {loaded - start:.2f} s"
-        print(f"{seen}; {took}" if seen else took, file=sys.stderr)
+        print(summary(answer, load_seconds), file=sys.stderr)
+
+
+def say(stream: Generator[str, None, Answer]) -> Answer:
+    """Print the pieces of an answer as they come, and hand the whole back."""
+    while True:
+        try:
+            print(next(stream), end="", flush=True)
+        except StopIteration as end:
+            print()
+            return end.value
 
 
 def as_dict(answer: Answer, load_seconds: float) -> dict:
@@ -99,11 +104,12 @@ def as_dict(answer: Answer, load_seconds: float) -> dict:
     }
 
 
-def summary(vlm: VisionLanguageModel, pictures: list[Image], changes: dict) -> str:
-    """`11 tiles (6 detail + 4 adaptive + 1 thumbnail), 704 image tokens` of all pictures together; empty for none."""
-    spec = vlm.processor.image_processor.spec_for({"pyramid": changes})
-    pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
-    tiles = sum(pyramid.tile_count for pyramid in pyramids)
-    by_level = [sum(counts) for counts in zip(*(pyramid.level_tiles for pyramid in pyramids), strict=True)]
+def summary(answer: Answer, load_seconds: float) -> str:
+    """What came in and out, and how long it took: one line, the tiles of all pictures together."""
+    tiles = sum(pyramid.tile_count for pyramid in answer.pyramids)
+    by_level = [sum(counts) for counts in zip(*(pyramid.level_tiles for pyramid in answer.pyramids), strict=True)]
     parts = " + ".join(f"{count} {name}" for count, name in zip(by_level, LEVEL_NAMES, strict=False) if count)
-    return f"{tiles} tiles ({parts}), {tiles * vlm.processor.image_seq_length} image tokens" if pictures else ""
+    seen = f"{tiles} tiles ({parts}), {answer.image_tokens} image tokens; " if parts else ""
+    first, total = answer.timings["first_token"], answer.timings["total"]
+    took = f"the first after {first:.2f} s, the last after {total:.2f} s; loading took {load_seconds:.2f} s"
+    return f"{seen}{len(answer.token_ids)} new tokens, {took}"

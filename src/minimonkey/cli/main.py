@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -59,13 +60,20 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code. `arguments` stand for sys.argv[1:]."""
     try:
-        app(args=arguments, prog_name="minimonkey")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=arguments, prog_name="minimonkey")
     except MiniMonkeyError as error:
         _leave(error)
     except ModuleNotFoundError as error:
         if error.name not in EXTRA_OF_MODULE:
             raise
         _leave(MissingExtraError(error.name, EXTRA_OF_MODULE[error.name], "this command"))
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """One line on standard error, without the place in our code."""
+    print("minimonkey:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def _leave(error: MiniMonkeyError) -> None:

@@ -39,7 +39,7 @@ def read_picture(source: str) -> Image:
     """The picture of a command-line argument, `-` being standard input; what was done to it goes to standard error."""
     from minimonkey.documents import load_picture
 
-    picture = load_picture(sys.stdin.buffer.read() if source == "-" else source)
+    picture = load_picture(sys.stdin.buffer if source == "-" else source)
     for note in picture.info.get("notes", ()):
         print(f"minimonkey: {'standard input' if source == '-' else source}: {note}", file=sys.stderr)
     return picture
