@@ -10,22 +10,19 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from minimonkey.data.synthetic.degrade import print_on_paper
-from minimonkey.data.synthetic.typefaces import Face, Glyph, Split, Typeface, face, installed
+from minimonkey.data.synthetic.typefaces import Split, Typeface, installed
+from minimonkey.data.synthetic.typesetting import Box, Compositor, Row, bounds
 from minimonkey.data.synthetic.words import Vocabulary, Writer, vocabulary
 from minimonkey.errors import UsageError
 
-T = TypeVar("T")
 Kind = Literal["line", "region", "tile"]
-Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels."""
 KINDS: tuple[Kind, ...] = ("line", "region", "tile")
 MIDDLE = 0.3
 """How far above the baseline a character's centre is taken to be, in ems: between half an x and half a capital."""
@@ -55,138 +52,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Text set in one piece; x and baseline in sheet pixels."""
-
-    text: str
-    face: Face
-    x: float
-    baseline: float
-    glyphs: list[Glyph]
-    advances: np.ndarray
-    """Where each character begins, right of x, and where the last one ends: float64 [len(text) + 1]."""
-
-    @cached_property
-    def edges(self) -> np.ndarray:
-        return self.x + self.advances
-
-    @cached_property
-    def ink(self) -> Box:
-        """left, top, right, bottom of what `draw` paints."""
-        glyphs = list(zip(map(round, self.edges.tolist()), self.glyphs, strict=False))
-        y = round(self.baseline)
-        return (
-            min(x + glyph.left for x, glyph in glyphs),
-            min(y + glyph.top for _, glyph in glyphs),
-            max(x + glyph.left + glyph.ink.shape[1] for x, glyph in glyphs),
-            max(y + glyph.top + glyph.ink.shape[0] for _, glyph in glyphs),
-        )
-
-    def draw(self, mask: np.ndarray, x: float, y: float) -> None:
-        """Paint the run, moved by (x, y), onto a mask of ink: uint8 [height, width]; what falls outside is left out."""
-        height, width = mask.shape
-        baseline = round(self.baseline + y)
-        for pen, (ink, left, top, _) in zip((self.edges + x).tolist(), self.glyphs, strict=False):
-            left, top = left + round(pen), top + baseline
-            right, bottom = left + ink.shape[1], top + ink.shape[0]
-            if right <= 0 or bottom <= 0 or left >= width or top >= height:
-                continue
-            if left < 0 or top < 0 or right > width or bottom > height:
-                ink = ink[max(0, -top) : height - top, max(0, -left) : width - left]
-                left, top = max(0, left), max(0, top)
-            part = mask[top : top + ink.shape[0], left : left + ink.shape[1]]
-            np.maximum(part, ink, out=part)
-
-
-Row = list[Run]
-"""Runs on one baseline, from left to right: read as one line."""
-
-
-class Compositor:
-    """Sets random text in one typeface, row by row. `px` is the em in sheet pixels."""
-
-    def __init__(self, rng: np.random.Generator, writer: Writer, typeface: Typeface, px: float) -> None:
-        self.rng, self.writer, self.typeface, self.px = rng, writer, typeface, px
-        self.face = self._face(px)
-        self.tracking = px * (rng.random() * 0.15 - 0.02) if rng.random() < 0.12 else 0.0
-
-    def _face(self, px: float) -> Face:
-        files = self.typeface.files
-        return face(files[int(self.rng.random() * len(files))], round(px * 2) / 2)
-
-    def run(self, text: str, x: float, baseline: float, width: float = math.inf) -> Run:
-        """Text from `x` on, shortened to `width` (but not to nothing)."""
-        glyphs, advances = self.face.set(text)
-        if self.tracking:
-            advances += self.tracking * np.arange(len(advances))
-        if advances[-1] > width:
-            text = self.writer.fit(text, max(1, int(np.searchsorted(advances, width)) - 1))
-            advances = advances[: len(text) + 1]
-        return Run(text, self.face, x, baseline, glyphs[: len(text)], advances)
-
-    def characters(self, width: float) -> int:
-        """About how many characters fill `width`."""
-        return max(1, round(width / (self.px * 0.5 + self.tracking)))
-
-    def line(self) -> list[Row]:
-        limit = 960 * (1 if self.px < 80 else 2)
-        length = min(4 * 15 ** self.rng.random(), self.characters(limit))
-        return [[self.run(self.writer.phrase(round(length)), 0.0, 0.0, limit)]]
-
-    def rows(self, count: int, width: float, x: float = 0.0, top: float = 0.0) -> list[Row]:
-        """`count` rows of a paragraph, a list, items with prices, or keys with values."""
-        leading = self.px * (1.1 + 0.5 * self.rng.random())
-        layout = self._one("paragraph", "paragraph", "list", "prices", "keys")
-        align = self._one(0.0, 0.0, 0.0, 0.5, 1.0)
-        fraction = 0.3 + 0.3 * self.rng.random()
-        rows = []
-        for index in range(count):
-            baseline = top + leading * (index + 0.8)
-            if layout == "prices":
-                rows.append(
-                    self._pair(
-                        self.writer.phrase(self.characters(width * fraction)), self.writer.price(), x, baseline, width, ends=True
-                    )
-                )
-            elif layout == "keys":
-                key = self.writer.phrase(self.characters(width * 0.7 * fraction)).rstrip(":,.; ") + self._one(":", ":", "")
-                rows.append(self._pair(key, self.writer.phrase(self.characters(width * 0.5)), x, baseline, width, at=fraction))
-            else:
-                mark = self._one("• ", "- ", f"{index + 1}. ") if layout == "list" else ""
-                share = self._one(0.95, 0.9, 0.5) if layout == "list" or index == count - 1 else 0.95
-                text = self.writer.fit(mark + self.writer.phrase(self.characters(width * share * 0.95)))
-                run = self.run(text, x, baseline, width)
-                slack = width - (run.edges[-1] - x)
-                rows.append([replace(run, x=x + align * slack) if layout == "paragraph" else run])
-        return rows
-
-    def _pair(self, left: str, right: str, x: float, baseline: float, width: float, at: float = 0.0, ends: bool = False) -> Row:
-        """Two runs with a gap between: the second one ends at the right edge, or begins at a fraction of the width."""
-        gap = 1.5 * self.px
-        right = self.writer.fit(right)
-        second = self.run(right, 0.0, baseline, width * 0.6)
-        start = width - second.edges[-1] if ends else width * at
-        first = self.run(left, x, baseline, max(self.px, start - gap))
-        start = max(x + start, first.edges[-1] + gap)
-        return [first, replace(second, x=start)]
-
-    def _one(self, *choices: T) -> T:
-        return choices[int(self.rng.random() * len(choices))]
-
-    def page(self, width: float, height: float) -> list[Row]:
-        """Blocks of rows that cover width x height and run over its edges."""
-        rows: list[Row] = []
-        top = -self.px * self.rng.random()
-        while top < height:
-            count = 1 + int(self.rng.random() * min(max(3.0, height / self.px * 0.7), (height - top) / (1.1 * self.px) + 1))
-            left = width * (self._one(-0.1, -0.05, 0.0, 0.04) + 0.04 * self.rng.random())
-            block = self.rows(count, width * self._one(0.9, 1.0, 1.1, 1.15), left, top)
-            rows += block
-            top = block[-1][0].baseline + self.px * (0.3 + self.rng.random() ** 2)
-        return rows
-
-
-@dataclass(frozen=True)
 class Placement:
     """Sheet to picture: turned by `angle` (radians), moved by (x, y) sheet pixels, divided by `scale`."""
 
@@ -197,7 +62,8 @@ class Placement:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Sheet [n, 2] to picture [n, 2]."""
-        return (points @ self._turn().T + (self.x, self.y)) / self.scale
+        moved: np.ndarray = points @ self._turn().T + (self.x, self.y)
+        return moved / self.scale
 
     def _turn(self) -> np.ndarray:
         cos, sin = math.cos(self.angle), math.sin(self.angle)
@@ -238,11 +104,10 @@ def read_row(row: Row, place: Placement) -> Line:
         xs += [np.array([(before[-1] + after[0]) / 2]), (after[:-1] + after[1:]) / 2]
     x = np.concatenate(xs)
     centers = place(np.stack((x, np.full_like(x, row[0].baseline - MIDDLE * row[0].face.px)), axis=1))
-    inks = np.array([run.ink for run in row])
-    left, top, right, bottom = *inks[:, :2].min(axis=0), *inks[:, 2:].max(axis=0)
+    left, top, right, bottom = bounds(row)
     corners = place(np.array([[left, top], [right, top], [left, bottom], [right, bottom]]))
-    box = tuple(map(float, (*corners.min(axis=0), *corners.max(axis=0))))
-    return Line(" ".join(run.text for run in row), centers.astype(np.float32), box)  # type: ignore[arg-type]
+    (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return Line(" ".join(run.text for run in row), centers.astype(np.float32), (left, top, right, bottom))
 
 
 def cut(line: Line, side: int) -> Line | None:
@@ -274,9 +139,10 @@ def draw_rules(rng: np.random.Generator, rows: list[Row]) -> list[Box]:
             for row in rows
             if rng.random() < 0.6
         ]
-    inks = np.array([run.ink for row in rows for run in row])
     pad = px * (0.25 + 0.3 * rng.random())
-    left, top, right, bottom = *(inks[:, :2].min(axis=0) - pad), *(inks[:, 2:].max(axis=0) + pad)
+    left, top, right, bottom = (
+        edge + way * pad for edge, way in zip(bounds([run for row in rows for run in row]), (-1, -1, 1, 1), strict=True)
+    )
     return [
         (left, top, right, top + thickness),
         (left, bottom, right, bottom + thickness),
@@ -296,7 +162,8 @@ def frame(
     px = rows[0][0].face.px
     margins = 2 * scale + px * np.array([0.9, 0.5, 0.9, 0.5]) * rng.random(4) ** 2
     width, height = (math.ceil(extent / scale) for extent in high - low + margins[:2] + margins[2:])
-    return Placement(angle, *(margins[:2] - low), scale), (width, height)
+    x, y = (margins[:2] - low).tolist()
+    return Placement(angle, x, y, scale), (width, height)
 
 
 def make_sample(
