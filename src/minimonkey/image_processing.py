@@ -146,10 +146,8 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         try:
             picture = to_pil_image(array, input_data_format=input_data_format)
         except (TypeError, ValueError) as error:
-            shape = "x".join(map(str, array.shape))
-            raise PictureError(
-                f"a {array.dtype} array of {shape} is no picture ({error}); pass uint8, or floats from 0 to 1"
-            ) from error
+            kind = f"a {array.dtype} array of shape {array.shape}"
+            raise PictureError(f"{kind} is no picture: expected uint8, or floats from 0 to 1, with 1, 3 or 4 channels") from error
         return picture.convert("RGB")
 
     def _preprocess(
