@@ -38,7 +38,7 @@ def test_a_seed_is_a_sample(kind: lines.Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["line", "region"])
 def test_text_never_leaves_the_picture(kind: lines.Kind) -> None:
-    for seed in range(60):
+    for seed in range(120):
         made = sample(seed, kind)
         width, height = made.picture.size
         for line in made.lines:
@@ -102,6 +102,16 @@ def test_runs_of_a_row_are_joined_by_one_space() -> None:
     assert line.text == "Tea 2.50"
     assert line.centers[3, 0] == pytest.approx((left.edges[-1] + 105.0) / 2)
     assert line.centers[4, 0] > 105
+
+
+def test_boxes_hold_the_ink_of_each_run_only() -> None:
+    """A row turned as one long box would reach further than its ink, out of the picture."""
+    face = typefaces.face("", 20.0)
+    left, right = (typesetting.Run(text, face, x, 30.0, *face.set(text)) for text, x in (("ll", 0.0), ("..", 400.0)))
+    place = lines.Placement(math.radians(-2), 5.0, 60.0, 1)
+    painted = place.draw([[left, right]], [], (450, 120)).getbbox()
+    assert painted is not None
+    assert lines.read_row([left, right], place).box == pytest.approx(painted, abs=2.5)
 
 
 def test_advances_are_those_of_the_font() -> None:

@@ -96,6 +96,11 @@ class Placement:
         return Image.fromarray(mask)
 
 
+def corners(boxes: list[Box]) -> np.ndarray:
+    """The four corners of each of n boxes: float64 [4 n, 2]."""
+    return np.array(boxes)[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2)
+
+
 def read_row(row: Row, place: Placement) -> Line:
     """The label of a row: runs joined by one space, which stands in the middle of the gap."""
     edges = [run.edges for run in row]
@@ -104,9 +109,8 @@ def read_row(row: Row, place: Placement) -> Line:
         xs += [np.array([(before[-1] + after[0]) / 2]), (after[:-1] + after[1:]) / 2]
     x = np.concatenate(xs)
     centers = place(np.stack((x, np.full_like(x, row[0].baseline - MIDDLE * row[0].face.px)), axis=1))
-    left, top, right, bottom = bounds(row)
-    corners = place(np.array([[left, top], [right, top], [left, bottom], [right, bottom]]))
-    (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    turned = place(corners([run.ink for run in row]))
+    (left, top), (right, bottom) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
     return Line(" ".join(run.text for run in row), centers.astype(np.float32), (left, top, right, bottom))
 
 
@@ -155,9 +159,7 @@ def frame(
     rng: np.random.Generator, rows: list[Row], rules: list[Box], angle: float, scale: int
 ) -> tuple[Placement, tuple[int, int]]:
     """A placement and a picture (width, height) that hold all ink with random margins."""
-    boxes = np.array([run.ink for row in rows for run in row] + rules)
-    corners = np.concatenate([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [0, 3]], boxes[:, [2, 3]]])
-    turned = Placement(angle, 0.0, 0.0, 1)(corners)
+    turned = Placement(angle, 0.0, 0.0, 1)(corners([run.ink for row in rows for run in row] + rules))
     low, high = turned.min(axis=0), turned.max(axis=0)
     px = rows[0][0].face.px
     margins = 2 * scale + px * np.array([0.9, 0.5, 0.9, 0.5]) * rng.random(4) ** 2

@@ -2,6 +2,10 @@
 
 Typefaces are split by family; clones and metric siblings (Liberation and Nimbus, Lato and Carlito) stand on one side. No font is
 part of this package: they are installed where training runs (`fonts-*` packages, named in the catalogue with their licences).
+
+The catalogue was made from Debian 12's packages: families with digits, both cases and common punctuation; no thin weights, capitals
+only, handwriting, initials or outlines. Each was looked at. It lists as lacking what is empty, drawn as .notdef, drawn as another
+letter, or (in training) drawn exactly as a commoner character.
 """
 
 from __future__ import annotations
