@@ -17,7 +17,7 @@ class Layout(StrEnum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A model folder.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model folder or a hub id.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Where to write; a new or empty folder.")],
     to: Annotated[
         Layout, typer.Option("--to", help='"stock": for engines that know transformers\' InternVL but not us; "native": ours.')
@@ -32,7 +32,10 @@ def convert(
     Example:
       minimonkey convert runs/nano/final /tmp/nano-stock --to stock
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from minimonkey.checkpoints.convert import convert as run
 
+    disable_progress_bar()
     run(source, destination, to=to.value)
     print(f"wrote {destination}")

@@ -1,0 +1,71 @@
+"""`minimonkey inspect`: what it prints and draws, for named shapes and for a model folder."""
+
+import pytest
+from PIL import Image
+
+PAGE = "1654x2339"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """An A4 page at 200 dpi, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (1654, 2339), "white").save("page.v2.png")
+    return "page.v2.png"
+
+
+def test_report_and_drawing(run, page, tmp_path):
+    result = run("inspect", page, "--model", "internvl2-2b", "--pyramid", "12-24/3-5")
+    lines = result.out.splitlines()
+    assert (result.code, result.err) == (0, "")
+    assert lines[0] == "1654x2339 px -> 29 tiles of 448 px"
+    assert [line.split()[:2] for line in lines[1:4]] == [["detail", "4x6"], ["adaptive", "1x4"], ["thumbnail", "1x1"]]
+    assert lines[4] == "7424 image tokens, 256 a tile: detail 0-6143, adaptive 6144-7167, thumbnail 7168-7423"
+    assert lines[5] == "estimated cost on internvl2-2b: 49 TFLOP before the first word, vision 43 %, language model 57 %"
+    assert lines[6:] == ["wrote page.v2.pyramid.png"]
+    with Image.open(tmp_path / "page.v2.pyramid.png") as drawing:
+        assert drawing.getcolors(maxcolors=2**20) is None or len(drawing.getcolors(maxcolors=2**20)) > 1, "the cuts are drawn"
+
+
+def test_plain_tiling_and_tiles(run, page, tmp_path):
+    result = run("inspect", page, "-m", "internvl2-1b", "--no-pyramid", "--out", "cuts.png", "--tiles", "tiles.png")
+    assert result.code == 0
+    assert "adaptive" not in result.out
+    assert result.out.splitlines()[-2:] == ["wrote cuts.png", "wrote tiles.png"]
+    assert not (tmp_path / "page.v2.pyramid.png").exists()
+    for name in ("cuts.png", "tiles.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_a_model_folder(run, page, tiny_model, tiny_processor, tmp_path):
+    """Tiles, tokens and arithmetic are the folder's own; --pyramid changes the budgets alone."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_processor(detail=(1, 4), adaptive=None, fit="pad").save_pretrained(tmp_path / "model")
+    own, changed = (run("inspect", page, "-m", "model", *more) for more in ([], ["--pyramid", "6-6"]))
+    assert own.out.splitlines()[0] == "1654x2339 px -> 3 tiles of 28 px"
+    assert "12 image tokens, 4 a tile" in own.out
+    assert "estimated cost on model: " in own.out
+    assert changed.out.splitlines()[0] == "1654x2339 px -> 7 tiles of 28 px"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.png"], "none.png"),
+        (["."], "."),
+        (["{page}", "--pyramid", "5-4"], "5"),
+        (["{page}", "-m", "no-such-model/"], "no-such-model"),
+        (
+            ["{page}", "-m", "internvl2-1b", "--out", "no/such/folder.png"],
+            "can't write no/such/folder.png: No such file",
+        ),
+        (["{page}", "-m", "internvl2-1b", "--out", "drawing.pgn"], "can't write drawing.pgn: unknown file extension"),
+    ],
+)
+def test_bad_input_is_one_line(run, page, words, message):
+    result = run("inspect", *(word.format(page=page) for word in words))
+    assert result.code == 2
+    assert result.err.startswith("minimonkey: ")
+    assert result.err.count("\n") == 1
+    assert message in result.err
