@@ -15,23 +15,16 @@ IMAGE, TILE_PX = 5, 28  # one image token a tile
 
 
 def settings(text: str = "qwen2", tied: bool = False) -> dict:
-    text_config = {
-        "model_type": text,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+    layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied}
+    sizes = {"num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 512}
+    return {
+        "text_config": {"model_type": text} | layers | sizes | special,
+        "vision_config": layers | {"image_size": TILE_PX},
+        "image_token_id": IMAGE,
+        "image_seq_length": 1,
+        "tie_word_embeddings": tied,
     }
-    text_config |= {"intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 512, "tie_word_embeddings": tied}
-    vision_config = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "image_size": TILE_PX,
-    }
-    config = {"text_config": text_config | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, "image_token_id": IMAGE}
-    return config | {"vision_config": vision_config, "image_seq_length": 1, "tie_word_embeddings": tied}
 
 
 def randomised(model, seed: int = 0):

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from minimonkey import register
 from minimonkey.answer import Answer, Call, boxes_of
 from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.documents import load_picture
@@ -52,7 +51,6 @@ def load(
     tiles of another size than the model's, UsageError for an unknown device or dtype. Warns if the folder's pyramid isn't the one
     that the model was trained with.
     """
-    register()
     place = _device(device)
     number = _dtype(dtype, place)
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)

@@ -173,7 +173,7 @@ def _fault(what: str, tensors: Iterable[str]) -> Iterator[str]:
 
 @contextmanager
 def _quietly(source) -> Iterator[None]:
-    """Keep back transformers' table of tensors that don't fit, which the error names, and its progress bar where nothing is fetched."""
+    """Keep back transformers' table of tensors that don't fit (the error names them), and its bar where nothing is fetched."""
     hide_bar = Path(source).is_dir() and progress.is_progress_bar_enabled()
     if hide_bar:
         progress.disable_progress_bar()

@@ -71,6 +71,8 @@ def _save_stock_processor(processor: MiniMonkeyProcessor, destination: Path) -> 
     (destination / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
     processor.tokenizer.save_pretrained(destination)
     file = destination / "tokenizer_config.json"
-    tokenizer = {"video_token": processor.image_token} | json.loads(file.read_text(encoding="utf-8"))  # asked for, videos or not
-    tokenizer["processor_class"] = "InternVLProcessor"
-    file.write_text(json.dumps(tokenizer, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    # The stock processor asks for the name of a video token. Where there is none, one that no text holds: a new one would have no row
+    # in the model's embeddings.
+    settings = {"video_token": processor.tokenizer.pad_token} | settings | {"processor_class": "InternVLProcessor"}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

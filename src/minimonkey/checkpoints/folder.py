@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from safetensors import SafetensorError, safe_open
 from transformers import InternVLConfig
 
+from minimonkey import register
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import CheckpointError
 from minimonkey.processing import MiniMonkeyProcessor
@@ -150,6 +151,7 @@ def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyPro
     Raises CheckpointError if files are missing or broken, or if tile, tokens a tile or token ids aren't the model's. Warns of each
     setting of the pyramid that differs from what the model was trained with.
     """
+    register()  # its parts are found by name
     for file in folder.path.glob("*.json"):
         _json(file)
     try:

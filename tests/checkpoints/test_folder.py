@@ -1,0 +1,237 @@
+"""Model folders, whole and broken: each fault is one line that says what to do."""
+
+import dataclasses
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import load_file
+
+from minimonkey.checkpoints import folder as folder_module
+from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.errors import CheckpointError
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_model, tiny_processor):
+    """A folder of the native layout."""
+    processor = tiny_processor(detail=(1, 4))
+    tiny_model(pyramid=dataclasses.asdict(processor.image_processor.spec)).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_whole_folder(saved):
+    folder = find_folder(str(saved))
+    assert (folder.path, folder.layout) == (saved, "native")
+    native, stock = folder.config("native"), folder.config("stock")
+    assert (native.model_type, native.pyramid["detail"]) == ("minimonkey", [1, 4])
+    assert stock.model_type == "internvl"
+    assert not hasattr(stock, "pyramid")
+    assert stock.vision_config.to_dict() == native.vision_config.to_dict()
+
+
+def test_home_is_understood(saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert find_folder("~/model").path == saved
+
+
+def remove_config(path):
+    (path / "config.json").unlink()
+
+
+def break_config(path):
+    (path / "config.json").write_text('{"model_type": "minimonkey",')
+
+
+def other_kind(path):
+    edit(path / "config.json", model_type="internvl_chat")
+
+
+def no_object(path):
+    (path / "config.json").write_text("[]")
+
+
+def no_weights(path):
+    (path / "model.safetensors").unlink()
+
+
+def cut_weights(path):
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def empty_weights(path):
+    (path / "model.safetensors").write_bytes(b"")
+
+
+def pickled_weights(path):
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+
+
+def missing_shard(path):
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def shard_elsewhere(path):
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../other.safetensors"}}))
+
+
+def broken_index(path):
+    (path / "model.safetensors.index.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_config, "no config.json in it; give the folder"),
+        (break_config, r"config\.json: is not readable JSON .*; get the folder anew"),
+        (no_object, "model_type is None; expected one of minimonkey, internvl"),
+        (other_kind, "model_type is 'internvl_chat'; expected one of minimonkey, internvl"),
+        (no_weights, r"model\.safetensors: missing; get the folder anew"),
+        (cut_weights, r"model\.safetensors: broken or cut short"),
+        (empty_weights, r"model\.safetensors: broken or cut short"),
+        (pickled_weights, r"weights only as pytorch_model\.bin; only safetensors are read"),
+        (missing_shard, r"model-00001-of-00002\.safetensors: missing"),
+        (shard_elsewhere, "names weight files outside the folder"),
+        (broken_index, "is not a readable index"),
+    ],
+)
+def test_a_broken_folder(saved, damage, message):
+    damage(saved)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        find_folder(saved)
+    assert str(saved) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_config": {"model_type": "no_such_language_model"}},
+        {"text_config": 5},
+        {"downsample_ratio": "half"},
+        {"pyramid": "4-12/3-7"},
+    ],
+)
+def test_a_wrong_setting(saved, change):
+    edit(saved / "config.json", **change)
+    with pytest.raises(CheckpointError, match=r"config\.json: .+") as caught:
+        find_folder(saved).config("native")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+        find_folder(tmp_path / "weights.safetensors")
+    for name in (tmp_path / "nowhere", "a/b/c", "two words", "../up"):
+        with pytest.raises(CheckpointError, match="no such folder; give a model folder or a hub id"):
+            find_folder(name)
+    with pytest.raises(CheckpointError, match="a revision goes with a hub id only"):
+        find_folder(tmp_path, revision="main")
+
+
+def test_a_hub_id_offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"nobody/nothing: no folder of this name here, and the hub gave none .*the network"
+    ) as caught:
+        find_folder("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_that_is_unknown(monkeypatch):
+    class Response:
+        headers: dict = {}
+        request = None
+
+    def refuse(name, **settings):
+        raise RepositoryNotFoundError("404 Client Error.\n\nRepository Not Found", response=Response())
+
+    monkeypatch.setattr(folder_module, "snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match="RepositoryNotFoundError: 404 Client Error. Repository Not Found"):
+        find_folder("nobody/nothing")
+
+
+def test_a_hub_id_is_fetched_without_code_or_pickles(saved, monkeypatch):
+    asked = {}
+
+    def fetch(name, **settings):
+        asked.update(settings, name=name)
+        return str(saved)
+
+    monkeypatch.setattr(folder_module, "snapshot_download", fetch)
+    assert find_folder("owner/name", revision="v1", token="secret").path == saved
+    assert (asked["name"], asked["revision"], asked["token"]) == ("owner/name", "v1", "secret")
+    assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin", ".pt", ".pth"))]
+
+
+def processor_of(path):
+    folder = find_folder(path)
+    return load_processor(folder, folder.config("native"))
+
+
+def test_the_processor_of_a_folder(saved, recwarn):
+    assert processor_of(saved).image_processor.spec.detail == (1, 4)
+    assert not recwarn.list
+
+
+def test_a_broken_processor(saved):
+    (saved / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not readable JSON"):
+        processor_of(saved)
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
+        (saved / name).unlink()
+    with pytest.raises(CheckpointError, match="no usable processor in it") as caught:
+        processor_of(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_processor_of_another_model(saved, tmp_path, tiny_processor):
+    images = json.loads((saved / "processor_config.json").read_text())["image_processor"]
+    edit(saved / "processor_config.json", image_processor=images | {"pyramid": images["pyramid"] | {"tile_px": 56}})
+    with pytest.raises(CheckpointError, match="the processor's tile_px is 56, the model's 28"):
+        processor_of(saved)
+    edit(saved / "processor_config.json", image_processor=images, image_seq_length=16)
+    with pytest.raises(CheckpointError, match="image_seq_length is 16, the model's 4"):
+        processor_of(saved)
+    edit(saved / "processor_config.json", image_seq_length=4)
+    text = json.loads((saved / "config.json").read_text())["text_config"]
+    edit(saved / "config.json", image_token_id=7)
+    with pytest.raises(CheckpointError, match="image token is 5, the model's 7"):
+        processor_of(saved)
+    edit(saved / "config.json", image_token_id=5, text_config=text | {"vocab_size": 100})
+    with pytest.raises(CheckpointError, match="the tokenizer knows 362 tokens, the model 100"):
+        processor_of(saved)
+
+
+def test_a_pyramid_that_the_model_was_not_trained_with(saved):
+    trained = json.loads((saved / "config.json").read_text())["pyramid"]
+    edit(saved / "config.json", pyramid=trained | {"detail": [4, 12], "max_upscale": 1.5})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        processor_of(saved)
+    assert [str(warning.message).partition(": ")[2] for warning in caught] == [
+        "pictures are cut with detail=(1, 4), the model was trained with (4, 12)",
+        "pictures are cut with max_upscale=None, the model was trained with 1.5",
+    ]
+
+
+def test_a_stock_folder_is_cut_plainly_and_without_warning(saved, tmp_path, recwarn):
+    from minimonkey.checkpoints.convert import convert
+
+    convert(saved, tmp_path / "stock", to="stock")
+    spec = processor_of(tmp_path / "stock").image_processor.spec
+    assert (spec.tile_px, spec.detail, spec.adaptive) == (28, (1, 4), None)
+    assert not recwarn.list
+    shutil.rmtree(tmp_path / "stock")

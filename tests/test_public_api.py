@@ -1,0 +1,74 @@
+"""The names that other code may rely on."""
+
+import inspect
+
+import pytest
+
+import minimonkey
+
+NAMES = [
+    "Answer",
+    "Box",
+    "CheckpointError",
+    "DataError",
+    "Grid",
+    "MiniMonkeyConfig",
+    "MiniMonkeyError",
+    "MiniMonkeyForConditionalGeneration",
+    "MiniMonkeyImageProcessor",
+    "MiniMonkeyProcessor",
+    "MissingExtraError",
+    "PictureError",
+    "PromptError",
+    "Pyramid",
+    "PyramidError",
+    "PyramidSpec",
+    "Size",
+    "UsageError",
+    "VisionLanguageModel",
+    "load",
+    "load_picture",
+    "register",
+]
+
+
+def test_public_names():
+    assert sorted(minimonkey.__all__) == NAMES
+    assert set(NAMES) <= set(dir(minimonkey))
+    for name in NAMES:
+        assert getattr(minimonkey, name).__name__ == name
+
+
+def test_version():
+    assert minimonkey.__version__.count(".") == 2
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="laod"):
+        minimonkey.laod  # noqa: B018
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_signatures():
+    load = inspect.signature(minimonkey.load).parameters
+    assert list(load) == ["model", "device", "dtype", "pyramid", "revision", "token", "attn_implementation"]
+    assert all(parameter.default is None for parameter in load.values())
+    ask = ["self", "pictures", "question", "system", "history", "pyramid", "max_new_tokens", "generation"]
+    assert parameters(minimonkey.VisionLanguageModel.ask) == ask
+    assert parameters(minimonkey.VisionLanguageModel.stream) == ["self", "pictures", "question", "settings"]
+    assert parameters(minimonkey.VisionLanguageModel.batch) == ["self", "requests", "settings"]
+    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids"]
+    assert parameters(minimonkey.Answer) == answer
+
+
+def test_register_twice_is_once():
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    minimonkey.register()
+    minimonkey.register()
+    config = AutoConfig.for_model("minimonkey")
+    assert type(config) is minimonkey.MiniMonkeyConfig
+    assert AutoModelForImageTextToText._model_mapping[type(config)] is minimonkey.MiniMonkeyForConditionalGeneration
