@@ -43,7 +43,7 @@ class Answer:
         return self.text
 
 
-_BOX = re.compile(r"<box>\s*\[(.*?)\]\s*</box>", re.DOTALL)
+_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
 _CORNERS = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 
 

@@ -6,6 +6,7 @@ The only place that chooses a device and a number format. What the model gets co
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from transformers import GenerationConfig
 from minimonkey.answer import Answer, Call, boxes_of
 from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.documents import load_picture
-from minimonkey.errors import PromptError, PyramidError, UsageError
+from minimonkey.errors import PromptError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid, PyramidSpec, Size
@@ -59,10 +60,8 @@ def load(
     network = MiniMonkeyForConditionalGeneration.from_pretrained(
         folder.path, config=config, dtype=number, attn_implementation=attn_implementation, local_files_only=True
     )
-    vlm = VisionLanguageModel(network.to(place).eval(), processor)
-    if pyramid is not None:
-        processor.image_processor.spec = vlm._spec(pyramid)
-    return vlm
+    processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
+    return VisionLanguageModel(network.to(place).eval(), processor)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -134,7 +133,7 @@ class VisionLanguageModel:
         """Everything that `generate` needs. The length is checked before any pixel is looked at."""
         begun = time.perf_counter()
         settings = self._settings(generation)
-        spec = self._spec(pyramid)
+        spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         pictures = [[load_picture(source) for source in _listed(sources)] for sources, _ in rows]
         pyramids = [[spec.plan(Size(picture.height, picture.width)) for picture in row] for row in pictures]
         text, lengths = [], []
@@ -145,12 +144,6 @@ class VisionLanguageModel:
         every = [picture for row in pictures for picture in row]
         inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
         return Call(dict(inputs), settings, pyramids, lengths, begun)
-
-    def _spec(self, pyramid: PyramidSpec | dict | None) -> PyramidSpec:
-        own, spec = self.processor.image_processor.spec, self.processor.image_processor.spec_for({"pyramid": pyramid})
-        if spec.tile_px != own.tile_px:
-            raise PyramidError(f"tile_px={spec.tile_px}: this model was built for tiles of {own.tile_px} px; leave tile_px out")
-        return spec
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """The settings of `generate`. Raises UsageError for one that is unknown or would give more than an answer."""
@@ -214,8 +207,8 @@ class VisionLanguageModel:
             try:
                 while (token := call.tokens.get()) is not None:
                     said.append(token)
-                    text = self._text(call.until_stop(said)).rstrip("\ufffd").rstrip()  # a character may take several tokens
-                    if text.startswith(sent) and text != sent:
+                    text = self._settled_text(call.until_stop(said))
+                    if len(text) > len(sent):
                         yield text[len(sent) :]
                         sent = text
             finally:
@@ -225,8 +218,19 @@ class VisionLanguageModel:
             yield answer.text[len(sent) :]
         return answer
 
+    def _settled_text(self, tokens: list[int]) -> str:
+        """The part of the text that later tokens can't change: without the bytes of a character that may not be whole yet."""
+        names = self.processor.tokenizer.convert_ids_to_tokens(tokens)
+        while names and _BYTE.fullmatch(names[-1]):
+            names.pop()
+        return self._text(tokens[: len(names)]).rstrip("\ufffd").rstrip()
+
     def _text(self, tokens: list[int]) -> str:
         return self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""Name of a token that is one byte of a character, in sentencepiece and in tokenizers made like it."""
 
 
 def _listed(pictures: Any) -> list[Any]:

@@ -72,7 +72,7 @@ def _save_stock_processor(processor: MiniMonkeyProcessor, destination: Path) -> 
     processor.tokenizer.save_pretrained(destination)
     file = destination / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    # The stock processor asks for the name of a video token. Where there is none, one that no text holds: a new one would have no row
-    # in the model's embeddings.
+    # The stock processor asks for the name of a video token. Where there is none, one that no text holds: a new one would have no
+    # row in the model's embeddings.
     settings = {"video_token": processor.tokenizer.pad_token} | settings | {"processor_class": "InternVLProcessor"}
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
