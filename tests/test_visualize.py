@@ -1,0 +1,158 @@
+"""The drawings: cut lines where the pyramid cuts, tiles as they are rendered, sizes that stay readable."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimonkey import visualize
+from minimonkey.image_processing import render_level
+from minimonkey.pyramid import PyramidSpec, Size
+from minimonkey.visualize import BOX_COLOURS, LEVEL_COLOURS, MARGIN_PX, PAPER, contact_sheet, draw_boxes, draw_pyramid
+
+GREY = (128, 128, 128)
+SPEC = PyramidSpec(tile_px=56)
+
+
+def plan(picture: Image.Image, spec: PyramidSpec = SPEC):
+    return spec.plan(Size(picture.height, picture.width))
+
+
+def rows_with(colour: tuple[int, int, int], drawn: Image.Image) -> np.ndarray:
+    """For each row of pixels, the share that has exactly this colour."""
+    return (np.asarray(drawn) == colour).all(axis=2).mean(axis=1)
+
+
+def columns_with(colour: tuple[int, int, int], drawn: Image.Image) -> np.ndarray:
+    return rows_with(colour, drawn.transpose(Image.Transpose.TRANSPOSE))
+
+
+def centres(shares: np.ndarray, least: float, most: float = 1.0) -> list[float]:
+    """The middles of the runs of neighbouring lines whose share is within the bounds."""
+    marked = [0, *((shares >= least) & (shares <= most)).astype(int), 0]
+    steps = np.diff(marked)
+    return [(start + stop) / 2 for start, stop in zip(np.flatnonzero(steps > 0), np.flatnonzero(steps < 0), strict=True)]
+
+
+def drawing(width: int, height: int, spec: PyramidSpec = SPEC) -> tuple[Image.Image, Image.Image]:
+    """A drawn grey picture, and the part of the drawing where the picture is."""
+    picture = Image.new("RGB", (width, height), GREY)
+    drawn = draw_pyramid(picture, plan(picture, spec))
+    scale = min(max(900, width, height), 1600) / max(width, height)
+    size = [max(40, round(side * scale)) for side in (width, height)]
+    left = (drawn.width - size[0]) // 2
+    return drawn, drawn.crop((left, MARGIN_PX, left + size[0], MARGIN_PX + size[1]))
+
+
+def test_cuts_stand_where_the_pyramid_cuts():
+    spec = PyramidSpec(tile_px=56, detail=(12, 12), adaptive=(2, 6))  # 4x3 and 3x2
+    _, inside = drawing(1200, 900, spec)
+    assert centres(columns_with(LEVEL_COLOURS["detail"], inside), 0.8) == pytest.approx([300, 600, 900], abs=1.5)
+    assert centres(rows_with(LEVEL_COLOURS["detail"], inside), 0.8) == pytest.approx([300, 600], abs=1.5)
+    assert centres(columns_with(LEVEL_COLOURS["adaptive"], inside), 0.4, 0.7) == pytest.approx([400, 800], abs=1.5)
+    assert centres(rows_with(LEVEL_COLOURS["adaptive"], inside), 0.4, 0.7) == pytest.approx([450], abs=1.5)
+
+
+def test_common_cuts_alternate():
+    _, inside = drawing(900, 300, PyramidSpec(tile_px=56, detail=(12, 12), adaptive=(4, 4)))  # 6x2 and 4x1: both cut the middle
+    for name in ("detail", "adaptive"):
+        middle = columns_with(LEVEL_COLOURS[name], inside)[448:453].max()
+        assert 0.35 < middle < 0.65, name
+
+
+def test_the_thumbnail_is_the_frame():
+    drawn, inside = drawing(1200, 900)
+    left = (drawn.width - inside.width) // 2
+    assert drawn.getpixel((left - 1, 400)) == drawn.getpixel((600, MARGIN_PX - 1)) == LEVEL_COLOURS["thumbnail"]
+    assert drawn.getpixel((2, 2)) == PAPER
+    bare, _ = drawing(1200, 900, PyramidSpec(tile_px=56, thumbnail=False))
+    assert bare.getpixel((left - 1, 400)) == visualize.MUTED
+
+
+def test_the_legend_names_the_levels_that_there_are():
+    def colours_below(spec: PyramidSpec) -> set[str]:
+        drawn, inside = drawing(1200, 900, spec)
+        below = drawn.crop((0, MARGIN_PX + inside.height + 8, drawn.width, drawn.height))
+        return {name for name, colour in LEVEL_COLOURS.items() if rows_with(colour, below).max() > 0}
+
+    assert colours_below(SPEC) == {"detail", "adaptive", "thumbnail"}
+    assert colours_below(PyramidSpec(tile_px=56, adaptive=None, thumbnail=False)) == {"detail"}
+    assert colours_below(PyramidSpec(tile_px=56, max_upscale=0.01)) == {"thumbnail"}
+
+
+def test_cuts_of_a_padded_canvas_stand_in_the_picture():
+    spec = PyramidSpec.plain(min_tiles=6, max_tiles=6, tile_px=100, fit="pad")
+    picture = Image.new("RGB", (400, 100), GREY)
+    pyramid = plan(picture, spec)
+    assert [tile.source_box.left for tile in pyramid.detail.tiles] == [0, 0, 100, 200, 300, 400]
+    _, inside = drawing(400, 100, spec)  # drawn 900 wide: cuts at the edges are left out
+    assert centres(columns_with(LEVEL_COLOURS["detail"], inside), 0.8) == pytest.approx([225, 450, 675], abs=1.5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (900, 32), (3000, 20), (20, 3000), (2600, 3000)])
+def test_drawings_of_all_sizes_stay_readable(width, height):
+    picture = Image.new("RGB", (width, height), GREY)
+    for draw in (draw_pyramid, contact_sheet):
+        drawn = draw(picture, plan(picture))
+        assert drawn.mode == "RGB"
+        assert 200 <= drawn.width <= 2100
+        assert 100 <= drawn.height <= 2100
+    assert draw_pyramid(picture, plan(picture)).width <= 1600 + 2 * MARGIN_PX
+
+
+def test_the_picture_is_left_alone():
+    picture = Image.new("RGBA", (300, 200), (1, 2, 3, 4))
+    before = picture.tobytes()
+    draw_pyramid(picture, plan(picture))
+    contact_sheet(picture, plan(picture))
+    draw_boxes(picture, [(10, 10, 90, 90)])
+    assert picture.tobytes() == before
+
+
+def test_the_contact_sheet_shows_the_tiles_as_rendered():
+    """Every tile of every level lies somewhere on the sheet, in the order of the sequence from the upper left of its level."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    pyramid = plan(picture, PyramidSpec(tile_px=56, order=("adaptive", "detail", "thumbnail")))
+    sheet = contact_sheet(picture, pyramid)
+    top = MARGIN_PX + round(1.8 * visualize.FONT_PX)
+    left = MARGIN_PX + 1
+    for level in pyramid.levels:
+        side = min(visualize.TILE_PX[1], 1600 // max(level.grid) - 8)
+        place = (left, top) if level.name == "adaptive" else find(sheet, rendered(picture, level, 0, side))
+        for index in range(level.grid.tiles):
+            x = place[0] + index % level.grid.columns * (side + 8)
+            y = place[1] + index // level.grid.columns * (side + 18)
+            assert sheet.crop((x, y, x + side, y + side)).tobytes() == rendered(picture, level, index, side).tobytes()
+
+
+def rendered(picture: Image.Image, level, index: int, side: int) -> Image.Image:
+    return render_level(picture, level).crop(level.tiles[index].canvas_box).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def find(sheet: Image.Image, tile: Image.Image) -> tuple[int, int]:
+    """Where a tile's first row of pixels stands on the sheet."""
+    pixels, row = np.asarray(sheet), np.asarray(tile)[0]
+    for y, x in np.argwhere((pixels == row[0]).all(axis=2)):
+        if np.array_equal(pixels[y, x : x + len(row)], row):
+            return int(x), int(y)
+    raise AssertionError("the tile is not on the sheet")
+
+
+def test_boxes_stand_round_their_pixels():
+    picture = Image.new("RGB", (500, 400), GREY)
+    drawn = draw_boxes(picture, [(100, 50, 200, 150), (300, 200, 400, 300)])
+    assert drawn.size == picture.size
+    assert drawn.getpixel((99, 100)) == drawn.getpixel((150, 49)) == drawn.getpixel((200, 100)) == BOX_COLOURS[0]
+    assert drawn.getpixel((299, 250)) == drawn.getpixel((400, 250)) == BOX_COLOURS[1]
+    assert drawn.crop((102, 52, 198, 148)).getcolors() == [(96 * 96, GREY)]
+
+
+def test_box_labels_stand_above_or_hang_where_there_is_no_room():
+    picture = Image.new("RGB", (500, 400), GREY)
+    drawn = draw_boxes(picture, [(100, 100, 300, 200), (320, 0, 480, 90)], ["total"])
+    assert drawn.getpixel((99, 90)) == BOX_COLOURS[0]
+    assert drawn.crop((102, 102, 298, 198)).getcolors() == [(196 * 96, GREY)]
+    assert BOX_COLOURS[1] not in [colour for _, colour in drawn.crop((322, 2, 478, 88)).getcolors()]  # no label
+    hanging = draw_boxes(picture, [(100, 1, 300, 90)], ["total"])
+    assert hanging.getpixel((99, 4)) == BOX_COLOURS[0]
+    assert draw_boxes(picture, []).tobytes() == picture.tobytes()
