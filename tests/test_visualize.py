@@ -156,3 +156,11 @@ def test_box_labels_stand_above_or_hang_where_there_is_no_room():
     hanging = draw_boxes(picture, [(100, 1, 300, 90)], ["total"])
     assert hanging.getpixel((99, 4)) == BOX_COLOURS[0]
     assert draw_boxes(picture, []).tobytes() == picture.tobytes()
+
+
+def test_tiles_are_numbered_on_through_the_levels(monkeypatch):
+    firsts, panel = [], visualize._panel
+    monkeypatch.setattr(visualize, "_panel", lambda picture, level, first: firsts.append(first) or panel(picture, level, first))
+    picture = Image.new("RGB", (800, 600), GREY)
+    contact_sheet(picture, plan(picture))
+    assert firsts == [0, 12, 18]
