@@ -188,6 +188,14 @@ def test_boxes_of(text, boxes):
     assert boxes_of(text, Size(200, 300)) == boxes
 
 
+def test_generation_settings_reach_the_model(vlm):
+    tokens = vlm.ask(WIDE, "?", max_new_tokens=12).token_ids
+    assert tokens[0] != tokens[1]
+    assert vlm.ask(WIDE, "?", max_new_tokens=12, eos_token_id=tokens[1]).token_ids == tokens[:1]
+    choosing(vlm, "total: 4 and more")
+    assert vlm.ask(WIDE, "?", stop_strings=["4"]).text == "total: 4"
+
+
 def test_sampling_follows_the_seed(vlm):
     torch.manual_seed(1)
     one = vlm.ask(WIDE, "?", max_new_tokens=20, do_sample=True, temperature=2.0)

@@ -60,7 +60,8 @@ def load(
     network = MiniMonkeyForConditionalGeneration.from_pretrained(
         folder.path, config=config, dtype=number, attn_implementation=attn_implementation, local_files_only=True
     )
-    processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
+    if pyramid is not None:
+        processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
     return VisionLanguageModel(network.to(place).eval(), processor)
 
 
@@ -155,7 +156,7 @@ class VisionLanguageModel:
         own, tokenizer = self.model.generation_config, self.processor.tokenizer
         stop = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
         pad = tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
-        return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad} | ONE_ANSWER | given
+        return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | ONE_ANSWER | given
 
     def _room(self, lengths: list[int], pyramids: list[list[Pyramid]], max_new_tokens: int | None) -> int:
         """How many tokens an answer may have. Raises PromptError if a prompt leaves too few of the model's context."""
