@@ -74,6 +74,8 @@ class TrainConfig:
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
+    attention: Literal["eager", "sdpa"] = "eager"
+    """On two cores and 257 patches a tile, explicit attention trains twice as fast as sdpa; on a GPU choose "sdpa"."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2

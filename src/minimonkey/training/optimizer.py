@@ -1,9 +1,8 @@
-"""Muon for the hidden matrices and AdamW for the rest, as one optimizer with one schedule.
-
-Muon: https://kellerjordan.github.io/posts/muon (torch's own implementation)."""
+"""Muon for the hidden matrices and AdamW for the rest, as one optimizer with one schedule."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -12,13 +11,57 @@ from torch import nn
 from minimonkey.training.config import OptimizerConfig
 
 NOT_HIDDEN = ("embed", "lm_head", "characters_head")
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon)."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal, for matrices: all matrices of one shape go through the iteration together.
+
+    The update is that of `torch.optim.Muon` (defaults there), which takes one matrix at a time: for the 60 small matrices of nano
+    on two cores that is half of the training time, batched it is a twentieth.
+    """
+
+    def __init__(self, groups: Iterable[dict], weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            same_shape = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    same_shape[parameter.shape].append(parameter)
+            for shape, parameters in same_shape.items():
+                updates = []
+                for parameter in parameters:
+                    buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                    buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                    updates.append(parameter.grad.lerp(buffer, group["momentum"]))
+                step_size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.to(parameter.dtype), alpha=step_size)
+
+
+def orthogonal(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """Roughly the nearest (semi-)orthogonal matrices: singular values come to lie between 0.7 and 1.2. [batch, rows, columns]"""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT.contiguous()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonWithAdamW:
     """The two optimizers behind the few methods a loop needs."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, steps: int) -> None:
-        muon, adamw = {}, {}
+        muon, adamw = defaultdict(list), defaultdict(list)
         self.names: dict[nn.Parameter, str] = {}
         for name, parameter in named_parameters:
             scale = _scale(name, config.scales)
@@ -27,14 +70,14 @@ class MuonWithAdamW:
                 continue
             self.names[parameter] = name
             hidden = parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN) and config.muon_lr > 0
-            (muon if hidden else adamw).setdefault(scale, []).append(parameter)
+            (muon if hidden else adamw)[scale].append(parameter)
         self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
             groups = [{"params": parameters, "base_lr": config.muon_lr * scale} for scale, parameters in muon.items()]
-            self.optimizers.append(torch.optim.Muon(groups, weight_decay=config.weight_decay))
+            self.optimizers.append(Muon(groups, weight_decay=config.weight_decay))
         if adamw:
             groups = [{"params": parameters, "base_lr": config.adamw_lr * scale} for scale, parameters in adamw.items()]
-            self.optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
+            self.optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True))
         self.config, self.steps = config, steps
 
     def factor(self, step: int) -> float:
@@ -64,12 +107,11 @@ class MuonWithAdamW:
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `tensors()` gave."""
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    prefix = f"{self.names[parameter]}|"
-                    state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                    if state:
-                        optimizer.state[parameter] = state
+            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+                prefix = f"{self.names[parameter]}|"
+                state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                if state:
+                    optimizer.state[parameter] = state
 
 
 def _scale(name: str, scales: dict[str, float]) -> float:

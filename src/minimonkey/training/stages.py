@@ -101,9 +101,7 @@ class Batches(torch.utils.data.Dataset):
             sample = make_sample(seed, ingredient.kind, **settings)
         text = "\n".join(line.text for line in sample.lines)
         question = QUESTIONS[rng.integers(len(QUESTIONS))]
-        return Drawn(
-            tiles_uint8(sample.picture, spec), character_labels(sample, spec, self.patch_px), question, text
-        )
+        return Drawn(tiles_uint8(sample.picture, spec), character_labels(sample, spec, self.patch_px), question, text)
 
     def _collate(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
         batch = {

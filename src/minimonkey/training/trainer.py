@@ -154,7 +154,9 @@ def load_weights(losses: Losses, folder: Path) -> None:
     tied = {name for name in own if name == "lm_head.weight" and losses.model.config.tie_word_embeddings}
     wrong = sorted({name for name in own.keys() - tied if name not in tensors} | (tensors.keys() - own.keys()))
     if wrong:
-        raise CheckpointError(f"{folder}: {len(wrong)} tensors don't fit this model, first {wrong[0]!r}; check `model` in the recipe")
+        raise CheckpointError(
+            f"{folder}: {len(wrong)} tensors don't fit this model, first {wrong[0]!r}; check `model` in the recipe"
+        )
     losses.model.load_state_dict(tensors, strict=False)
     losses.model.tie_weights()
     if (folder / "characters_head.st").exists():
