@@ -7,10 +7,13 @@ Shape legend: T tiles of all pictures, S side of a tile, P pictures.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import to_pil_image
@@ -18,7 +21,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
 
 from minimonkey.errors import PictureError, PyramidError
-from minimonkey.pyramid import Level, PyramidSpec, Size
+from minimonkey.pyramid import Level, Pyramid, PyramidSpec, Size
+
+THREADS_PAY_FROM = 4_000_000
+"""Values in all tiles of a picture from which threads are worth starting: seven tiles of 448 px."""
 
 
 def render_level(picture: Image.Image, level: Level) -> Image.Image:
@@ -26,7 +32,7 @@ def render_level(picture: Image.Image, level: Level) -> Image.Image:
 
     Where `fit="pad"` leaves room round the picture, the canvas has the picture's own paper colour.
     """
-    picture = picture.convert("RGB")
+    picture = _rgb(picture)
     left, top, right, bottom = level.content
     content = picture.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     if content.size == (level.canvas.width, level.canvas.height):
@@ -38,26 +44,48 @@ def render_level(picture: Image.Image, level: Level) -> Image.Image:
 
 def paper_colour(picture: Image.Image) -> tuple[int, int, int]:
     """The median of the outermost pixels of an RGB picture, each channel by itself."""
-    pixels = np.asarray(picture)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # [pixels, 3]
+    width, height = picture.size
+    edges = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+    border = np.concatenate([np.asarray(picture.crop(edge)).reshape(-1, 3) for edge in edges])  # [pixels, 3]
     red, green, blue = np.sort(border, axis=0)[len(border) // 2].tolist()
     return red, green, blue
 
 
 def tiles_uint8(picture: Image.Image, spec: PyramidSpec) -> np.ndarray:
     """All tiles of a picture in the order of the sequence, before normalisation: uint8 [T, 3, S, S]."""
-    picture = picture.convert("RGB")
     pyramid = spec.plan(Size(picture.height, picture.width))
-    side = spec.tile_px
-    tiles = np.empty((pyramid.tile_count, 3, side, side), np.uint8)
-    start = 0
-    for level in pyramid.levels:
-        columns, rows = level.grid
-        canvas = np.asarray(render_level(picture, level)).reshape(rows, side, columns, side, 3)
-        stop = start + level.grid.tiles
-        tiles[start:stop].reshape(rows, columns, 3, side, side)[...] = canvas.transpose(0, 2, 4, 1, 3)
-        start = stop
+    tiles = np.empty((pyramid.tile_count, 3, spec.tile_px, spec.tile_px), np.uint8)
+    _cut(picture, pyramid, tiles, write=lambda tile, out: np.copyto(out, tile))
     return tiles
+
+
+def _cut(picture: Image.Image, pyramid: Pyramid, tiles: np.ndarray, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    """Fill `tiles` [T, 3, S, S] with `write(tile, out)`: a tile, uint8 [3, S, S], and where it goes.
+
+    Levels of a large picture are made side by side, in as many threads as torch has: Pillow spends most of the time.
+    """
+    picture = _rgb(picture)
+    picture.load()  # here, not in two threads at once
+
+    def fill(level: Level, first: int) -> None:
+        canvas = np.asarray(render_level(picture, level))
+        for number, tile in enumerate(level.tiles, first):
+            left, top, right, bottom = tile.canvas_box
+            write(canvas[top:bottom, left:right].transpose(2, 0, 1), tiles[number])
+
+    levels = list(pyramid.levels)
+    firsts = list(accumulate((level.grid.tiles for level in levels), initial=0))[:-1]
+    threads = torch.get_num_threads() if tiles.size >= THREADS_PAY_FROM else 1
+    if threads == 1:
+        list(map(fill, levels, firsts))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, levels, firsts))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """As published, `convert("RGB")`, without the copy of what is RGB already."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 class MiniMonkeyImageProcessorKwargs(GotOcr2ImageProcessorKwargs, total=False):
@@ -141,14 +169,14 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs) -> Image.Image:
         """One picture as RGB, `convert("RGB")` as published: transparency is dropped, EXIF not read."""
         if is_pil_image(image):
-            return image.convert("RGB")
+            return _rgb(image)
         array = np.asarray(image)
         try:
             picture = to_pil_image(array, input_data_format=input_data_format)
         except (TypeError, ValueError) as error:
             kind = f"a {array.dtype} array of shape {array.shape}"
             raise PictureError(f"{kind} is no picture: expected uint8, or floats from 0 to 1, with 1, 3 or 4 channels") from error
-        return picture.convert("RGB")
+        return _rgb(picture)
 
     def _preprocess(
         self,
@@ -168,11 +196,19 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         counts = [plan.tile_count for plan in plans]
         pixel_values = np.empty((sum(counts), 3, pyramid.tile_px, pyramid.tile_px), np.float32)
         divisor = np.float32(1 / rescale_factor if do_rescale else 1)
-        channels = list(zip(np.float32(image_mean), np.float32(image_std), strict=True)) if do_normalize else []
+        channels = list(zip(np.float32(image_mean), np.float32(image_std), strict=True)) if do_normalize else [(0, 1)] * 3
+
+        def normalise(tile: np.ndarray, out: np.ndarray) -> None:
+            for plane, result, (mean, std) in zip(tile, out, channels, strict=True):  # planes stay in the cache
+                result[...] = plane
+                result /= divisor
+                result -= mean
+                result /= std
+
         start = 0
-        for image, count in zip(images, counts, strict=True):
-            _normalise(tiles_uint8(image, pyramid), pixel_values[start : start + count], divisor, channels)
-            start += count
+        for image, plan in zip(images, plans, strict=True):
+            _cut(image, plan, pixel_values[start : start + plan.tile_count], normalise)
+            start += plan.tile_count
         data = {"pixel_values": pixel_values, "num_patches": counts}
         if return_level_tiles:
             data["level_tiles"] = np.array([plan.level_tiles for plan in plans], np.int64).reshape(-1, 3)
@@ -181,15 +217,6 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """Tiles of a picture of this size, all levels together, without its pixels."""
         return self.spec_for(images_kwargs or {}).plan(Size(height, width)).tile_count
-
-
-def _normalise(tiles: np.ndarray, out: np.ndarray, divisor: np.float32, channels: list[tuple[np.float32, np.float32]]) -> None:
-    """`(x / divisor - mean) / std` of uint8 [T, 3, S, S] into float32 `out`: plane by plane, so that each stays in the cache."""
-    for tile, result in zip(tiles, out, strict=True):
-        np.divide(tile, divisor, out=result, dtype=np.float32)
-        for plane, (mean, std) in zip(result, channels, strict=False):
-            plane -= mean
-            plane /= std
 
 
 def _tile_px(size: Any) -> int:
