@@ -152,12 +152,12 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         tile_px = pyramid.tile_px if settings.get("size") is None else _tile_px(settings["size"])
         if tile_px not in (own.tile_px, PyramidSpec.tile_px):
             raise PyramidError(f"tile_px={tile_px}, but this model's tiles have {own.tile_px} px: leave tile_px and size out")
-        spec = dataclasses.replace(pyramid, tile_px=own.tile_px)
-        fewest, most = settings.get("min_patches"), settings.get("max_patches")
-        if fewest is not None or most is not None:
-            fewest = min(spec.detail[0], most) if fewest is None else fewest
-            most = max(spec.detail[1], fewest) if most is None else most
-            spec = dataclasses.replace(spec, detail=(fewest, most))
+        fewest, most = pyramid.detail
+        if (asked_most := settings.get("max_patches")) is not None:
+            fewest, most = min(fewest, asked_most), asked_most
+        if (asked_fewest := settings.get("min_patches")) is not None:
+            fewest, most = asked_fewest, most if asked_most is not None else max(most, asked_fewest)
+        spec = dataclasses.replace(pyramid, tile_px=own.tile_px, detail=(fewest, most))
         if settings.get("crop_to_patches") is False:
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None)
         return spec
@@ -196,10 +196,11 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         counts = [plan.tile_count for plan in plans]
         pixel_values = np.empty((sum(counts), 3, pyramid.tile_px, pyramid.tile_px), np.float32)
         divisor = np.float32(1 / rescale_factor if do_rescale else 1)
-        channels = list(zip(np.float32(image_mean), np.float32(image_std), strict=True)) if do_normalize else [(0, 1)] * 3
+        means = np.asarray(image_mean if do_normalize else [0] * 3, np.float32)
+        stds = np.asarray(image_std if do_normalize else [1] * 3, np.float32)
 
         def normalise(tile: np.ndarray, out: np.ndarray) -> None:
-            for plane, result, (mean, std) in zip(tile, out, channels, strict=True):  # planes stay in the cache
+            for plane, result, mean, std in zip(tile, out, means, stds, strict=True):  # planes stay in the cache
                 result[...] = plane
                 result /= divisor
                 result -= mean

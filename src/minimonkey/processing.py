@@ -42,7 +42,6 @@ class MiniMonkeyProcessor(ProcessorMixin):
     A stock image processor (GotOcr2) is replaced by ours with its settings, so that `from_pretrained` takes a stock folder too.
     """
 
-    text_kwargs = {"padding": True, "padding_side": "left"}
     unused_input_names = ["num_patches"]
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template: str | None = None, image_seq_length: int = 256) -> None:
@@ -91,9 +90,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
             question = f"{IMAGE_MARK}\n" * open_pictures + question
         if question.count(IMAGE_MARK) != open_pictures:
             marks = pictures - open_pictures + question.count(IMAGE_MARK)
-            raise PromptError(
-                f"{marks} {IMAGE_MARK} marks for {pictures} pictures: give one picture a mark, or write no mark at all"
-            )
+            raise PromptError(f"{marks} {IMAGE_MARK} marks for {pictures} pictures: give each picture a mark, or write none")
         messages = [] if system is None else [_message("system", self.plain_text(system))]
         for asked, answer in history:
             messages += [_message("user", self._with_pictures(asked)), _message("assistant", self.plain_text(answer))]
@@ -140,6 +137,11 @@ class MiniMonkeyProcessor(ProcessorMixin):
         text = text.replace(IMAGE_MARK, self.image_token)
         return len(self.tokenizer(text).input_ids) + sum(image_tokens) - len(image_tokens)
 
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+        if "padding" not in kwargs.get("text_kwargs", {}):
+            kwargs.setdefault("padding", True)
+        return super().__call__(images=images, text=text, **kwargs)
+
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if videos is not None or audio is not None:
             raise UsageError("videos and audio are not supported: give frames as pictures")
@@ -162,7 +164,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """Image tokens (the two that enclose them included) and tiles of pictures of these sizes (height, width)."""
         if image_sizes is None:
             return MultiModalData()
-        settings = self._merge_kwargs(**kwargs)["images_kwargs"]
+        settings = {**kwargs, **kwargs.get("images_kwargs", {})}
         tiles = [self.image_processor.get_number_of_image_patches(*size, settings) for size in image_sizes]
         return MultiModalData(num_image_tokens=[2 + self.image_seq_length * n for n in tiles], num_image_patches=tiles)
 
