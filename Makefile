@@ -50,9 +50,11 @@ test-newest:
 	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="transformers>=5.18,<6"
 	OMP_NUM_THREADS=2 .venv-newest/bin/python -m pytest
 
-%/.edge: pyproject.toml
+# transformers brings its own versions of the hub's packages; all else is as in constraints.txt.
+%/.edge: pyproject.toml constraints.txt
 	test -x $*/bin/python || $(PYTHON) -m venv $*
-	$*/bin/python -m pip install --disable-pip-version-check -q --upgrade $(torch_source) torch "$(EDGE)" -e ".[dev]"
+	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet|safetensors)==' constraints.txt > $*/constraints.txt
+	$*/bin/python -m pip install --disable-pip-version-check -q -c $*/constraints.txt $(torch_source) "$(EDGE)" -e ".[dev]"
 	touch $@
 
 torch_source = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple)
