@@ -305,6 +305,7 @@ def test_a_saved_processor_is_the_same_in_a_terminal_without_torchvision(tmp_pat
 
 def test_a_second_round_trip_changes_nothing(tmp_path, processor, auto_classes):
     processor.chat_template = processor.chat_template.replace("assistant", "helper")
+    assert processor.prompt("x").endswith("helper\n")  # what it remembers for prompts is not saved
     processor.save_pretrained(tmp_path / "first")
     again = MiniMonkeyProcessor.from_pretrained(tmp_path / "first")
     again.save_pretrained(tmp_path / "second")
