@@ -45,3 +45,7 @@ def test_there_is_no_empty_room():
     rooms = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
     empty = [name_of(room) for room in rooms if [p for p in room.iterdir() if p.name != "__pycache__"] == [room / "__init__.py"]]
     assert not empty
+
+
+def test_the_page_for_agents_is_one_page():
+    assert len((PACKAGE.parents[1] / "AGENTS.md").read_text().splitlines()) <= 100
