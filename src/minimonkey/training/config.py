@@ -148,8 +148,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where}={value!r}: expected a list" + ("" if Ellipsis in arguments else f" of {len(arguments)}"))
         inner = [arguments[0]] * len(value) if Ellipsis in arguments else arguments
         return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and not isinstance(value, (bool, float)):  # YAML takes 1e-3, without a point, for a string
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
     expected = origin or hint
     if expected is not Any and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
         raise UsageError(f"{where}={value!r}: expected {getattr(expected, '__name__', expected)}")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from minimonkey.data.synthetic.lines import Sample, make_sample
 from minimonkey.data.synthetic.words import ALPHABET
+from minimonkey.errors import UsageError
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
@@ -83,11 +84,16 @@ class Batches(torch.utils.data.Dataset):
         drawn: list[Drawn] = []
         tiles = 0
         while tiles < self.config.tiles_per_batch:
+            drawn.append(self._draw_small(ingredient, rng))
+            tiles += len(drawn[-1].tiles)
+        return self._collate(drawn)
+
+    def _draw_small(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
+        for _ in range(100):
             sample = self._draw(ingredient, rng)
             if ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles:
-                drawn.append(sample)
-                tiles += len(sample.tiles)
-        return self._collate(drawn)
+                return sample
+        raise UsageError(f"max_tiles={ingredient.max_tiles}: no {ingredient.kind} in 100 is that small; raise it or lower size_px")
 
     def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)

@@ -89,7 +89,8 @@ class Compositor:
         return face(files[int(self.rng.random() * len(files))], round(px * 2) / 2)
 
     def run(self, text: str, x: float, baseline: float, width: float = math.inf) -> Run:
-        """Text from `x` on, shortened to `width` (but not to nothing)."""
+        """Text from `x` on, shortened to `width` (but not to nothing: a dash stands for text of which nothing was left)."""
+        text = text or "-"
         glyphs, advances = self.face.set(text)
         if self.tracking:
             advances += self.tracking * np.arange(len(advances))

@@ -1,0 +1,66 @@
+"""Recipes: what they may say, and the one line for what they may not."""
+
+from pathlib import Path
+
+import pytest
+
+from minimonkey.errors import UsageError
+from minimonkey.training.config import TrainConfig, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"))
+SMALL = "name: a\nstage: read\nstart: runs/b\nsteps: 5\nmixture: [{kind: line}]\n"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(path):
+    config = load_recipe(path)
+    assert config.name == path.stem and isinstance(config, TrainConfig)
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+def test_overrides_reach_nested_keys(recipe):
+    config = load_recipe(recipe(SMALL), ["steps=7", "optimizer.muon_lr=1e-3", "optimizer.scales={model.vision_tower: 0}"])
+    assert (config.steps, config.optimizer.muon_lr, config.optimizer.scales) == (7, 1e-3, {"model.vision_tower": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (SMALL + "stepps: 3\n", [], "unknown key 'stepps'; did you mean 'steps'?"),
+        (SMALL, ["optimizer.muonlr=3"], "unknown key 'muonlr'; did you mean 'muon_lr'?"),
+        (SMALL, ["steps=many"], "steps='many': expected int"),
+        (SMALL, ["steps=true"], "steps=True: expected int"),
+        (SMALL, ["steps=0"], "steps=0: expected at least 1"),
+        (SMALL, ["stage=reed"], "stage='reed': expected one of 'characters', 'read'"),
+        (SMALL, ["mixture=[{weight: 2}]"], "missing key 'kind'"),
+        (SMALL, ["mixture=[{kind: line, size_px: [9]}]"], "expected a list of 2"),
+        (SMALL, ["mixture=[]"], "mixture is empty"),
+        (SMALL, ["start=null"], "needs `start`"),
+        (SMALL, ["steps"], "expected key=value"),
+        (SMALL, ["name.x=3"], "'name' has no settings of its own"),
+        ("- 1\n", [], "expected `key: value` lines, got list"),
+        ("a: [", [], "is no valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(recipe, text, overrides, message):
+    with pytest.raises(UsageError) as raised:
+        load_recipe(recipe(text), overrides)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UsageError, match="gone.yaml: No such file"):
+        load_recipe(tmp_path / "gone.yaml")
