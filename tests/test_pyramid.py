@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minimonkey.errors import PyramidError
-from minimonkey.pyramid import LEVEL_NAMES, MOST_TILES, Box, Grid, PyramidSpec, Size, Span, candidate_grids, nearest_grid
+from minimonkey.grid import MOST_TILES, candidate_grids, nearest_grid
+from minimonkey.pyramid import LEVEL_NAMES, Box, Grid, PyramidSpec, Size, Span
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "grid_table.json").read_text(encoding="utf-8"))
 ORDERS = list(permutations(LEVEL_NAMES))
