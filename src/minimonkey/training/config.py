@@ -80,6 +80,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
     log_every: int = 20
+    publish: str | None = None
+    """Folder that gets the finished model in bfloat16, with its processor and checksum; other files there stay."""
     evaluate_every: int = 500
     """Steps between evaluations on held-out samples; 0 for none."""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.data.synthetic.words import ALPHABET
-from minimonkey.errors import CheckpointError, MissingExtraError
+from minimonkey.errors import MissingExtraError
 from minimonkey.evaluation.metrics import cer
 from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -50,7 +53,17 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64), processor, patch_px, split="held_out")
     trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))
     trainer.train()
+    if config.publish is not None:
+        publish(losses.model, processor, Path(config.publish))
     return checkpoints(folder)[-1]
+
+
+def publish(model: MiniMonkeyForConditionalGeneration, processor: MiniMonkeyProcessor, folder: Path) -> None:
+    """Write a model folder for users: bfloat16 weights, processor, and `checksum` as `sha256sum model.safetensors` prints it."""
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "checksum").write_text(f"{digest}  model.safetensors\n")
 
 
 def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
@@ -70,10 +83,9 @@ def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, 
 
 def open_folder(folder: Path) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
     """The model (weights still random) and processor of a checkpoint or model folder."""
-    if not (folder / "config.json").exists():
-        raise CheckpointError(f"start={str(folder)!r}: no config.json there; name a run or model folder")
-    model_config = MiniMonkeyConfig.from_pretrained(folder)
-    return MiniMonkeyForConditionalGeneration(model_config), MiniMonkeyProcessor.from_pretrained(folder)
+    found = find_folder(folder)
+    model_config = found.config("native")
+    return MiniMonkeyForConditionalGeneration(model_config), load_processor(found, model_config)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from minimonkey.errors import CheckpointError
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training.config import TrainConfig
 from minimonkey.training.optimizer import MuonWithAdamW
 from minimonkey.training.stages import Batches, Losses
@@ -143,21 +144,14 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_weights(losses: Losses, folder: Path) -> None:
     """Copy the model's weights, and the character head's if there is one, from a checkpoint or model folder.
 
-    Raises CheckpointError naming the tensors that don't fit.
+    Raises CheckpointError for a broken folder, and for a model of another shape.
     """
+    source = MiniMonkeyForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     try:
-        tensors = load_file(folder / "model.safetensors")
-    except OSError as error:
-        raise CheckpointError(f"{folder}: no model.safetensors to start from ({error})") from error
-    losses.model.tie_weights()
-    own = losses.model.state_dict()
-    tied = {name for name in own if name == "lm_head.weight" and losses.model.config.tie_word_embeddings}
-    wrong = sorted({name for name in own.keys() - tied if name not in tensors} | (tensors.keys() - own.keys()))
-    if wrong:
+        losses.model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{folder}: {len(wrong)} tensors don't fit this model, first {wrong[0]!r}; check `model` in the recipe"
-        )
-    losses.model.load_state_dict(tensors, strict=False)
-    losses.model.tie_weights()
+            f"{folder}: its model has another shape than the recipe's; give the run a new `name`, or the recipe its old `model`"
+        ) from error
     if (folder / "characters_head.st").exists():
         losses.characters_head.load_state_dict(load_file(folder / "characters_head.st"))

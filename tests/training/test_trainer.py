@@ -1,0 +1,120 @@
+"""A run leaves what it says in its folder; a resumed run ends where an uninterrupted one does."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minimonkey.data.synthetic import lines, typefaces, words
+from minimonkey.errors import CheckpointError
+from minimonkey.training import run, stages
+from minimonkey.training.run import train
+
+RECIPE = """
+name: small
+stage: {stage}
+steps: {steps}
+seed: 3
+workers: 0
+tiles_per_batch: 3
+log_every: 2
+evaluate_every: 0
+mixed_precision: "no"
+characters_weight: 0.5
+optimizer: {{warmup_steps: 2, decay_fraction: 0.5}}
+mixture:
+  - {{kind: line, max_tiles: 6}}
+model:
+  pyramid: {{tile_px: 28, detail: [1, 4], adaptive: null, max_upscale: 0.5, fit: pad}}
+  vision_config: {{image_size: 28, patch_size: 7, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 24}}
+  text_config: {{model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
+    intermediate_size: 24, max_position_embeddings: 512}}
+  tie_word_embeddings: true
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch, tmp_path):
+    """Pillow's own typeface and made-up words; runs/ in a folder of the test's."""
+    text = "".join(f"\n{a}{b}" for a in "bdgklmnprst" for b in "aeiou") + "\n"
+
+    def make(seed, kind, **settings):
+        vocabulary = words.Vocabulary((text.encode(),), (1.0,), "train")
+        settings["split"] = "train"
+        return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings)
+
+    monkeypatch.setattr(stages, "make_sample", make)
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe(tmp_path, stage="read", steps=6):
+    path = tmp_path / f"{stage}-{steps}.yaml"
+    path.write_text(RECIPE.format(stage=stage, steps=steps))
+    return path
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors") | load_file(folder / "characters_head.st")
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    original = stages.Batches.__getitem__
+
+    def power_cut(self, number):
+        if number == 4:
+            raise KeyboardInterrupt
+        return original(self, number)
+
+    monkeypatch.setattr(stages.Batches, "__getitem__", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=0"])
+    monkeypatch.setattr(stages.Batches, "__getitem__", original)
+    parts = train(recipe(tmp_path), ["name=parts"])
+    assert parts.name == "checkpoint-00000006"
+    resumed = weights(parts)
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_the_folder_of_a_run(tmp_path):
+    last = train(recipe(tmp_path), ["checkpoint_minutes=0", "evaluate_every=3"])
+    folder = tmp_path / "runs" / "small"
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-00000005", "checkpoint-00000006"]
+    assert not (folder / "partial").exists()
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 3, 4, 6, 6]
+    assert all("held_out_cer" in line for line in (log[1], log[4]))
+    assert {"loss", "text_loss", "next_right", "tiles", "lr_factor"} <= log[0].keys()
+    assert json.loads((last / "progress.json").read_text())["step"] == 6
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 3
+
+
+def test_a_stage_starts_from_another(tmp_path):
+    first = weights(train(recipe(tmp_path, "characters", 4), ["name=first"]))
+    second = weights(train(recipe(tmp_path), ["name=second", "start=runs/first", "steps=1", "optimizer.warmup_steps=1000000"]))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_a_folder_that_does_not_fit_is_one_line(tmp_path):
+    train(recipe(tmp_path, "characters", 1))
+    with pytest.raises(CheckpointError, match="checkpoint-00000001: its model has another shape than the recipe's"):
+        train(recipe(tmp_path, "characters", 2), ["model.vision_config.num_hidden_layers=2"])
+    with pytest.raises(CheckpointError, match="runs/gone"):
+        train(recipe(tmp_path), ["name=third", "start=runs/gone"])
+
+
+def test_a_published_model_can_be_asked(tmp_path):
+    import minimonkey
+
+    train(recipe(tmp_path), ["publish=out"])
+    vlm = minimonkey.load(tmp_path / "out")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
+    picture = lines.make_sample(
+        1, "line", typefaces=[typefaces.PILLOW], words=words.Vocabulary((b"\nab\n",), (1.0,), "train")
+    ).picture
+    assert isinstance(vlm.ask(picture, "Read the text.", max_new_tokens=3).text, str)
+    digest, name = (tmp_path / "out" / "checksum").read_text().split()
+    assert len(digest) == 64 and name == "model.safetensors"
