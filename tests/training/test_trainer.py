@@ -27,7 +27,8 @@ mixture:
   - {{kind: line, max_tiles: 6}}
 model:
   pyramid: {{tile_px: 28, detail: [1, 4], adaptive: null, max_upscale: 0.5, fit: pad}}
-  vision_config: {{image_size: 28, patch_size: 7, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 24}}
+  vision_config:
+    {{image_size: 28, patch_size: 7, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 24}}
   text_config: {{model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
     intermediate_size: 24, max_position_embeddings: 512}}
   tie_word_embeddings: true

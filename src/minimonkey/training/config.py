@@ -26,6 +26,8 @@ class Ingredient:
     """Share of the batches, relative to the other ingredients."""
     size_px: tuple[float, float] = (9, 40)
     """Smallest and largest print (em) in pixels of the picture."""
+    uniform: bool = False
+    """Whether all sizes are as frequent; otherwise all ratios of sizes are, which gives more small print."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """For kind "tile": the picture is rendered smaller or larger by a factor from this range and resized to one tile."""
     pyramid: dict[str, Any] = field(default_factory=dict)

@@ -98,7 +98,7 @@ class Batches(torch.utils.data.Dataset):
     def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
         seed = int(rng.integers(1 << 62))
-        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
+        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px, "uniform": ingredient.uniform}
         if ingredient.kind == "tile":
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
             sample = make_sample(seed, "tile", **settings)
@@ -205,8 +205,9 @@ class Losses(nn.Module):
     def _characters(self, patches: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = self.characters_head(patches).float()
         named = labels > 0
-        # empty slots are most of all slots: count them as one character in twenty
-        weights = torch.where(named, 1.0, 0.05) * (labels != IGNORE)
+        # Empty slots are most of all slots: count them as one character in twenty. Large print has few characters a tile: without
+        # the root it would hardly count beside small print.
+        weights = torch.where(named, 1.0, 0.05) * (labels != IGNORE) * named.sum((1, 2), keepdim=True).clamp(min=4) ** -0.5
         losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORE, reduction="none")
         right = (logits.argmax(-1) == labels) & named
         figures = {"characters_right": right.sum() / named.sum().clamp(min=1)}
