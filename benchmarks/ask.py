@@ -36,9 +36,8 @@ def main() -> int:
     vlm.ask(LINE, QUESTION)
     warm = [vlm.ask(LINE, QUESTION).timings["total"] for _ in range(rounds)]
     answer = vlm.ask(LINE, QUESTION)
-    print(
-        f"{torch.get_num_threads()} threads, {vlm.model.dtype}, {answer.image_tokens} image tokens, {len(answer.token_ids)} new ones"
-    )
+    tokens = f"{answer.image_tokens} image tokens, {len(answer.token_ids)} new ones"
+    print(f"{torch.get_num_threads()} threads, {vlm.model.dtype}, {tokens}")
     print(f"cold start  {statistics.median(cold):5.2f} s   (bar {COLD_BAR_S:.0f} s; first of {rounds}: {cold[0]:.2f} s)")
     print(f"warm answer {statistics.median(warm):5.2f} s   (bar {WARM_BAR_S:.0f} s)")
     return int(statistics.median(cold) > COLD_BAR_S or statistics.median(warm) > WARM_BAR_S)

@@ -60,18 +60,20 @@ def weights(folder):
     return load_file(folder / "model.safetensors") | load_file(folder / "characters_head.st")
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cut", [KeyboardInterrupt, MemoryError])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
+    """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
     original = stages.Batches.__getitem__
 
-    def power_cut(self, number):
+    def cut_off(self, number):
         if number == 4:
-            raise KeyboardInterrupt
+            raise cut
         return original(self, number)
 
-    monkeypatch.setattr(stages.Batches, "__getitem__", power_cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=0"])
+    monkeypatch.setattr(stages.Batches, "__getitem__", cut_off)
+    with pytest.raises(cut):
+        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("9" if cut is KeyboardInterrupt else "0")])
     monkeypatch.setattr(stages.Batches, "__getitem__", original)
     parts = train(recipe(tmp_path), ["name=parts"])
     assert parts.name == "checkpoint-00000006"

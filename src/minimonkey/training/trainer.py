@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +57,17 @@ class Trainer:
         return self.accelerator.unwrap_model(self.losses)
 
     def train(self) -> None:
-        """From the last checkpoint, if there is one, to the last step."""
+        """From the last checkpoint, if there is one, to the last step. An interrupt (Ctrl-C, SIGTERM) leaves a checkpoint."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         self.resume()
+        try:
+            self._steps()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def _steps(self) -> None:
         per_step = self.config.batches_per_step
         loader = iter(
             DataLoader(
