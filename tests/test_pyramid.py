@@ -390,6 +390,12 @@ def test_json_round_trip(spec):
     assert hash(PyramidSpec.from_dict(saved)) == hash(spec)
 
 
+def test_settings_by_place():
+    order = ("adaptive", "detail", "thumbnail")
+    named = {"tile_px": 56, "detail": (1, 8), "adaptive": None, "exclude": "either", "order": order, "max_upscale": 1.5}
+    assert PyramidSpec(56, (1, 8), None, "either", order, 1.5) == PyramidSpec(**named)
+
+
 def test_an_unknown_key_names_the_nearest():
     with pytest.raises(PyramidError, match="no setting 'max_upscaling'; the nearest is 'max_upscale', all are tile_px, detail"):
         PyramidSpec.from_dict({"max_upscaling": 2})

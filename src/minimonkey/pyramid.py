@@ -48,10 +48,10 @@ class PyramidSpec:
     (training code), or none."""
     order: tuple[LevelName, ...] = LEVEL_NAMES
     """Order of the levels in the sequence. Mini-Monkey's demo has adaptive, detail, thumbnail."""
-    thumbnail: bool = True
-    """Whether a picture of several tiles is also shown whole."""
     max_upscale: float | None = None
     """Give a picture no more columns and rows than hold it enlarged by this factor; None enlarges without bound, as published."""
+    thumbnail: bool = True
+    """Whether a picture of several tiles is also shown whole."""
     fit: Literal["stretch", "pad"] = "stretch"
     """"stretch" fills the canvas, as published. "pad" keeps the picture's proportions and centres it in the canvas, which spares
     narrow strips from distortion; with it `max_upscale` also bounds the enlargement itself."""
