@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -260,6 +260,39 @@ def test_no_text_makes_a_special_token(parts):
 
 
 PROCESSOR = processor_with(character_tokenizer(PRINTABLE))
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC(), normalizers.NFKC()])
+def test_tokens_that_a_tokenizer_looks_for_late_are_plain_text_too(tmp_path, auto_classes, normalizer):
+    tokenizer = byte_level_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=True), AddedToken("<end>", normalized=True, special=True, rstrip=True)])
+    late = tokenizer.convert_tokens_to_ids(["<tool>", "<end>"])
+    processor = processor_with(tokenizer)
+    asked = "a<tool>b<end> ＜end＞"
+    assert not set(processor.encode_chat(asked)) & set(late)
+    assert processor.tokenizer("a<tool>b<end> ").input_ids[1::2] == late
+    processor.save_pretrained(tmp_path)
+    assert MiniMonkeyProcessor.from_pretrained(tmp_path).encode_chat(asked) == processor.encode_chat(asked)
+
+
+def test_text_that_is_no_unicode_is_one_line(processor):
+    for said in ({"question": "caf\udce9"}, {"question": "?", "system": "\udce9"}, {"question": "?", "history": [("a", "\udce9")]}):
+        with pytest.raises(PromptError, match=r"'\\udce9' in the text is no character: expected Unicode text"):
+            processor.prompt(**said)
+
+
+@pytest.mark.parametrize("history", [("a", "b"), ["ab"], [("a",)], [("a", "b", "c")]])
+def test_a_history_is_of_pairs(processor, history):
+    with pytest.raises(PromptError, match=r"expected a list of pairs \(question, answer\)"):
+        processor.prompt("?", history=history)
+
+
+def test_marks_in_answers_and_the_system_message_place_no_picture(processor):
+    ids = processor.encode_chat("?", pictures=[1], system="<image>", history=[("<IMG_CONTEXT>", "An <image> tag.")])
+    assert ids.count(CONTEXT) == 4
+    assert "system\n<image>" in processor.decode(ids)
+    assert "An <image> tag." in processor.decode(ids)
 
 
 def test_marks_of_places_stay_special(processor):

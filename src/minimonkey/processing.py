@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import normalizers
+from tokenizers import AddedToken, normalizers
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
@@ -62,7 +62,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
             [self.start_image_token, self.end_image_token, self.image_token]
         )
         tokenizer.padding_side = "left"
-        _drop_breaks(tokenizer)
+        _make_breakable(tokenizer)
 
     @property
     def image_token_ids(self) -> list[int]:
@@ -82,9 +82,13 @@ class MiniMonkeyProcessor(ProcessorMixin):
 
         `pictures` fill the `<image>` marks of the history's questions first, then those of the question. A question without marks
         gets one and a newline before it for each picture that is left. Other special strings are plain text, `MARKUP` excepted.
-        `system=None` is the template's own system message, "" none at all. Raises PromptError if marks and pictures don't match.
+        `system=None` is the template's own system message, "" none at all. Raises PromptError if marks and pictures don't match, or
+        for a history that isn't of pairs or text that isn't Unicode.
         """
         history = history or []
+        for turn in history:
+            if isinstance(turn, str) or len(turn) != 2:
+                raise PromptError(f"history has {turn!r}: expected a list of pairs (question, answer)")
         open_pictures = pictures - sum(asked.count(IMAGE_MARK) for asked, _ in history)
         if open_pictures > 0 and IMAGE_MARK not in question:
             question = f"{IMAGE_MARK}\n" * open_pictures + question
@@ -98,7 +102,14 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return self.apply_chat_template(messages, add_generation_prompt=True)
 
     def plain_text(self, text: str) -> str:
-        """The same text with every special string in it broken, so that it is encoded as what it looks like."""
+        """The same text with every special string in it broken, so that it is encoded as what it looks like.
+
+        Raises PromptError for a lone surrogate (which Python makes of bytes that it can't decode): no tokenizer takes one.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"{text[error.start]!r} in the text is no character: expected Unicode text, such as UTF-8") from error
         return self._special_strings.sub(rf"\g<0>{BREAK}", text)
 
     def _with_pictures(self, text: str) -> str:
@@ -176,9 +187,20 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _drop_breaks(tokenizer) -> None:
-    """Have the tokenizer take BREAK out of text, if it doesn't yet; saved with the tokenizer, of no effect on other text."""
+def _unnormalised(token: AddedToken) -> AddedToken:
+    sides = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
+    return AddedToken(token.content, **sides, special=token.special, normalized=False)
+
+
+def _make_breakable(tokenizer) -> None:
+    """Have the tokenizer look for special strings before it normalises text, and take BREAK out then; both are saved with it.
+
+    Tokens added as `normalized` would be looked for afterwards, when a broken one is whole again.
+    """
     backend = tokenizer.backend_tokenizer
+    late = [token for token in backend.get_added_tokens_decoder().values() if token.normalized]
+    # One of the same content takes the other's place, and its id.
+    backend.add_tokens([_unnormalised(token) for token in late])
     if backend.normalizer is None or BREAK in backend.normalizer.normalize_str(BREAK):
         steps = [normalizers.Replace(BREAK, "")] + ([backend.normalizer] if backend.normalizer else [])
         backend.normalizer = normalizers.Sequence(steps)
