@@ -186,6 +186,7 @@ def test_setting_the_spec_sets_what_stock_readers_look_at():
     ("settings", "message"),
     [
         ({"pyramid": {"detial": (1, 2)}}, "'detail'"),
+        ({"pyramid": "4-12/3-7"}, "pyramid='4-12/3-7': expected a PyramidSpec or a dict of its fields"),
         ({"pyramid": {"detail": (5, 2)}}, "detail=(5, 2)"),
         ({"pyramid": PyramidSpec(tile_px=112)}, "tile_px=112, but this model's tiles have 56 px"),
         ({"pyramid": {"tile_px": 112}}, "tile_px=112, but this model's tiles have 56 px"),

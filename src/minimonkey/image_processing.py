@@ -147,6 +147,8 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         A `tile_px` left at the default of PyramidSpec is the model's. Raises PyramidError for any other that isn't.
         """
         own, pyramid = self.spec, settings.get("pyramid")
+        if not isinstance(pyramid, PyramidSpec | Mapping | None):
+            raise PyramidError(f"pyramid={pyramid!r}: expected a PyramidSpec or a dict of its fields")
         if not isinstance(pyramid, PyramidSpec):
             pyramid = PyramidSpec.from_dict({**dataclasses.asdict(own), **(pyramid or {})})
         tile_px = pyramid.tile_px if settings.get("size") is None else _tile_px(settings["size"])
