@@ -304,13 +304,31 @@ def test_an_answer_gets_the_room_that_is_left(tiny_model, tiny_processor):
     assert len(vlm.ask([], "?").token_ids) == 7
 
 
+def test_room_for_an_answer_is_its_own_in_a_batch(tiny_model, tiny_processor):
+    vlm = VisionLanguageModel(tiny_model(max_position_embeddings=100), tiny_processor())
+    requests = [([], "A question that leaves less room."), ([], "?")]
+    alone = [vlm.ask(*request) for request in requests]
+    together = vlm.batch(requests)
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+    assert [answer.mean_logprob for answer in together] == pytest.approx([answer.mean_logprob for answer in alone], abs=1e-4)
+    assert [len(answer.token_ids) + answer.prompt_tokens for answer in together] == [100, 100]
+
+
+def test_text_too_long_is_no_matter_of_the_pyramid(tiny_model, tiny_processor, no_encoding):
+    vlm = VisionLanguageModel(tiny_model(max_position_embeddings=100), tiny_processor())
+    with pytest.raises(PromptError, match="together: shorten the question or the history$"):
+        vlm.ask([], "x" * 200)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"max_new_token": 5}, UsageError, "max_new_token=5: a setting neither of ask"),
         ({"num_beams": 4}, UsageError, "num_beams=4: ask.. gives one answer"),
         ({"num_return_sequences": 2}, UsageError, "gives one answer"),
-        ({"max_new_tokens": 0}, UsageError, "expected 1 or more"),
+        ({"max_new_tokens": 0}, UsageError, "max_new_tokens=0: expected a whole number, 1 or more"),
+        ({"max_new_tokens": "5"}, UsageError, "max_new_tokens='5': expected a whole number"),
+        ({"pyramid": "4-12/3-7"}, PyramidError, "expected a PyramidSpec or a dict"),
         ({"pyramid": {"detial": (1, 2)}}, PyramidError, "detial"),
         ({"history": [("<image>", "yes"), ("<image>", "no")]}, PromptError, "2 <image> marks for 1 pictures"),
     ],

@@ -159,21 +159,26 @@ class VisionLanguageModel:
         return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | ONE_ANSWER | given
 
     def _room(self, lengths: list[int], pyramids: list[list[Pyramid]], max_new_tokens: int | None) -> int:
-        """How many tokens an answer may have. Raises PromptError if a prompt leaves too few of the model's context."""
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={max_new_tokens}: expected 1 or more")
+        """The most tokens that an answer may have. Raises PromptError if a prompt leaves too few of the model's context."""
+        if max_new_tokens is not None and not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+            raise UsageError(f"max_new_tokens={max_new_tokens!r}: expected a whole number, 1 or more")
         wanted = max_new_tokens or self.model.generation_config.max_new_tokens or NEW_TOKENS
-        context = self.model.config.text_config.max_position_embeddings
         length, plans = max(zip(lengths, pyramids, strict=True), key=lambda row: row[0])
-        room = context - length
-        if room < (max_new_tokens or 1):
+        if self._context - length < (max_new_tokens or 1):
             tiles = sum(plan.tile_count for plan in plans)
             cost = f"{tiles} tiles of {self.processor.image_seq_length} tokens each"
+            remedies = ["lower the pyramid's budgets (pyramid)" if tiles else "shorten the question or the history"]
+            remedies += ["lower max_new_tokens"] if max_new_tokens else []
             raise PromptError(
-                f"the prompt has {length} tokens ({cost}) and the answer up to {wanted}, but the model was trained on {context} "
-                "together: lower the pyramid's budgets (pyramid) or max_new_tokens"
+                f"the prompt has {length} tokens ({cost}) and the answer up to {wanted}, but the model was trained on "
+                f"{self._context} together: {' or '.join(remedies)}"
             )
-        return min(room, wanted)
+        return min(self._context - min(lengths), wanted)
+
+    @property
+    def _context(self) -> int:
+        """The longest prompt and answer that the model was trained on, in tokens."""
+        return self.model.config.text_config.max_position_embeddings
 
     def _answers(self, call: Call) -> list[Answer]:
         """Run the model and read what it wrote."""
@@ -182,6 +187,7 @@ class VisionLanguageModel:
         logprobs = torch.stack(call.logprobs, dim=1).tolist()
         answers = []
         for row, new in enumerate(sequences[:, call.inputs["input_ids"].shape[1] :].tolist()):
+            new = new[: self._context - call.lengths[row]]  # a shorter prompt of the batch may leave more room
             tokens = call.until_stop(new)
             known = logprobs[row][: min(len(tokens) + 1, len(new))]
             plans = call.pyramids[row]
