@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import minimonkey
 from minimonkey import inference
 from minimonkey.answer import boxes_of
+from minimonkey.checkpoints.convert import convert
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
 from minimonkey.inference import VisionLanguageModel, load
 from minimonkey.pyramid import Box, PyramidSpec, Size
@@ -343,6 +344,22 @@ def test_a_picture_that_is_none(vlm, tmp_path, no_encoding):
         vlm.ask(tmp_path / "missing.png", "?")
 
 
+def test_blank_paper_is_encoded_once(vlm):
+    encoded = []
+    vlm.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, arguments, settings: encoded.append(len(settings["pixel_values"])), with_kwargs=True
+    )
+    page = Image.new("RGB", (90, 40), "white")
+    once = vlm.ask([page, page], "?", max_new_tokens=4)
+    assert encoded == [1]
+    assert once.image_tokens == 4 * 2 * once.pyramids[0].tile_count > 4
+    vlm.model.model.encode_duplicates = True
+    every = vlm.ask([page, page], "?", max_new_tokens=4)
+    assert sum(encoded[1:]) == 2 * once.pyramids[0].tile_count
+    assert every.token_ids == once.token_ids
+    assert every.mean_logprob == pytest.approx(once.mean_logprob, abs=1e-5)
+
+
 # -- load --------------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +387,14 @@ def test_load_with_another_pyramid(saved, recwarn):
     assert not recwarn.list
     with pytest.raises(PyramidError, match="tile_px"):
         load(saved, device="cpu", pyramid=PyramidSpec(tile_px=56))
+
+
+def test_a_stock_folder_can_be_asked(vlm, saved, tmp_path):
+    convert(saved, tmp_path / "stock", to="stock")
+    stock = load(tmp_path / "stock", device="cpu")
+    told = stock.ask([WIDE, TALL], "?", max_new_tokens=6)
+    assert told.token_ids == vlm.ask([WIDE, TALL], "?", max_new_tokens=6, pyramid=PyramidSpec.plain(1, 6)).token_ids
+    assert [pyramid.adaptive for pyramid in told.pyramids] == [None, None]
 
 
 def test_loading_is_quiet(saved, capfd):
