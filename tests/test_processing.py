@@ -107,6 +107,13 @@ def test_a_batch_holds_what_one_by_one_gives(processor):
         assert torch.equal(row[mask.bool()], one.input_ids[0])
 
 
+def test_rows_are_padded_on_the_left_whatever_the_tokenizer_did():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.padding_side = "right"
+    inputs = processor_with(tokenizer)(text=["ab cd", "a"], return_tensors="pt")
+    assert inputs.attention_mask[1].tolist() == [0] * (inputs.input_ids.shape[1] - 1) + [1]
+
+
 def test_text_alone(processor):
     for images in (None, []):
         inputs = processor(images=images, text="abc", return_tensors="pt")

@@ -17,8 +17,10 @@ from transformers import (
 )
 
 from minimonkey.checkpoints.convert import convert
+from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.pyramid import PyramidSpec
 
 
 @pytest.fixture
@@ -92,6 +94,8 @@ def test_there_and_back_keeps_every_tensor_and_its_format(saved, tmp_path):
     assert all(after[name].dtype == torch.bfloat16 and torch.equal(after[name], before[name]) for name in before)
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert (config["model_type"], config["pyramid"], config["dtype"]) == ("minimonkey", None, "bfloat16")
+    folder = find_folder(tmp_path / "back")
+    assert load_processor(folder, folder.config("native")).image_processor.spec == PyramidSpec.plain(1, 6, tile_px=28)
 
 
 def test_a_folder_of_the_stock_class_becomes_native(saved, tmp_path, tiny_config, picture):
