@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import minimonkey
 from minimonkey import inference
-from minimonkey.answer import boxes_of
 from minimonkey.checkpoints.convert import convert
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
 from minimonkey.inference import VisionLanguageModel, load
@@ -171,22 +170,6 @@ def test_boxes_are_pixels_of_the_picture(vlm):
     answer = vlm.ask(picture(200, 40), "Where?")
     assert answer.text == "sum[[100, 250, 500, 1000]]"  # the markup is special tokens
     assert answer.boxes == [Box(20, 10, 100, 40)]
-
-
-@pytest.mark.parametrize(
-    ("text", "boxes"),
-    [
-        ("<box>[[0, 0, 1000, 1000]]</box>", [Box(0, 0, 300, 200)]),
-        ("<box>[[0,0,10,10],[500,500,1000,1000]]</box>", [Box(0, 0, 3, 2), Box(150, 100, 300, 200)]),
-        ("a <box>[10, 20, 30, 40]</box> b<box>[[10, 20, 30, 41]]</box>", [Box(3, 4, 9, 8), Box(3, 4, 9, 8)]),
-        ("[[10, 20, 30, 40]]", []),
-        ("<box>[[10, 20, 30]]</box>", []),
-        ("<box>[[1, 2, x, 4]]</box>", []),
-        ("<box>[[1, 2, 3, 4]]", []),
-    ],
-)
-def test_boxes_of(text, boxes):
-    assert boxes_of(text, Size(200, 300)) == boxes
 
 
 def test_generation_settings_reach_the_model(vlm):
