@@ -68,7 +68,8 @@ class TrainConfig:
     """`MiniMonkeyConfig` fields of a new model; needed where `start` is None."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
-    """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample."""
+    """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print, for texts of
+    about one length."""
     batches_per_step: int = 1
     """Gradients are summed over this many batches."""
     characters_weight: float = 0.0
@@ -76,8 +77,9 @@ class TrainConfig:
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
-    attention: Literal["eager", "sdpa"] = "eager"
-    """On two cores and 257 patches a tile, explicit attention trains twice as fast as sdpa; on a GPU choose "sdpa"."""
+    vision_attention: Literal["eager", "sdpa"] = "eager"
+    """On two cores and 257 patches a tile, explicit attention trains twice as fast as sdpa; on a GPU choose "sdpa", as the language
+    model always has."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2

@@ -44,7 +44,7 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
         found = checkpoints(Path(config.start))
         start = found[-1] if found else Path(config.start)
     model, processor = new_model(config) if start is None else open_folder(start)
-    model.set_attn_implementation(config.attention)
+    model.set_attn_implementation({"vision_config": config.vision_attention, "text_config": "sdpa", "": "sdpa"})
     losses = Losses(model, processor, config)
     if start is not None:
         load_weights(losses, start)

@@ -81,6 +81,9 @@ class Batches(torch.utils.data.Dataset):
         rng = np.random.default_rng([self.config.seed, number, self.split == "train"])
         weights = np.array([ingredient.weight for ingredient in self.config.mixture])
         ingredient = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
+        low, high = ingredient.size_px
+        size_px = low + (high - low) * rng.random() if ingredient.uniform else low * (high / low) ** rng.random()
+        ingredient = dataclasses.replace(ingredient, size_px=(size_px, size_px))
         drawn: list[Drawn] = []
         tiles = 0
         while tiles < self.config.tiles_per_batch:
@@ -98,7 +101,7 @@ class Batches(torch.utils.data.Dataset):
     def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
         seed = int(rng.integers(1 << 62))
-        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px, "uniform": ingredient.uniform}
+        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
         if ingredient.kind == "tile":
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
             sample = make_sample(seed, "tile", **settings)
