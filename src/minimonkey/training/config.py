@@ -68,8 +68,8 @@ class TrainConfig:
     """`MiniMonkeyConfig` fields of a new model; needed where `start` is None."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
-    """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print, for texts of
-    about one length."""
+    """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
+    are about equally long."""
     batches_per_step: int = 1
     """Gradients are summed over this many batches."""
     characters_weight: float = 0.0
