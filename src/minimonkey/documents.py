@@ -60,7 +60,7 @@ def load_picture(
     name = _name(source)
     given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
     try:
-        with _strict_pillow() as notes:
+        with _strict_pillow(name) as notes:
             if isinstance(given, bytes):
                 picture = _open(given, name, notes)
             else:
@@ -87,7 +87,8 @@ def _name(source: PictureSource) -> str:
         return "the picture given as bytes"
     if isinstance(source, np.ndarray):
         return "the picture given as array"
-    return str(getattr(source, "filename", None) or getattr(source, "name", None) or "the picture")
+    name = str(getattr(source, "filename", None) or getattr(source, "name", None) or "the picture")
+    return "standard input" if name == "<stdin>" else name
 
 
 def _read(source: Any, name: str, max_bytes: int) -> bytes:
@@ -148,7 +149,7 @@ def _open(data: bytes, name: str, notes: list[str]) -> Image.Image:
 
 
 @contextmanager
-def _strict_pillow() -> Iterator[list[str]]:
+def _strict_pillow(name: str) -> Iterator[list[str]]:
     """Pillow without its own limit of pixels (ours follows, before decoding), never decoding half a file, its warnings as notes.
 
     These are settings of the whole process, hence the lock: threads read pictures one after the other.
@@ -162,7 +163,7 @@ def _strict_pillow() -> Iterator[list[str]]:
             yield notes
         finally:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = kept
-            notes += [" ".join(str(warning.message).split()) for warning in caught]
+            notes += [f"{name}: {' '.join(str(warning.message).split())}" for warning in caught]
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:

@@ -98,14 +98,17 @@ def test_notes_on_a_picture_go_to_standard_error(run, folder, tmp_path):
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     result = run("ask", "-m", folder, "--max-new-tokens", "1", "-q", str(tmp_path / "two.gif"), "What?")
     assert result.code == 0
-    assert result.err.startswith(f"minimonkey: {tmp_path / 'two.gif'}: ")
-    assert result.err.count("\n") == 1
+    assert result.err == f"minimonkey: {tmp_path / 'two.gif'}: a GIF file of 2 pictures, of which the first is used\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["{picture}"], "is a picture without a question"),
+        (["{picture}", "{picture}"], "is a picture without a question"),
+        (["gone.jpg"], "gone.jpg is a picture without a question"),
+        (["-"], "- is a picture without a question"),
+        (["{picture}", " "], "the question is empty"),
         (["-", "-", "Same?"], "standard input (-) holds one picture"),
         (["no-such.png", "What?"], "no-such.png"),
         (["{folder}", "What?"], "{folder}"),
@@ -129,6 +132,19 @@ def test_bad_input_is_one_line(run, folder, picture, tmp_path, words, message):
     assert result.err.startswith("minimonkey: ")
     assert result.err.count("\n") == 1
     assert message.format(**names) in result.err
+
+
+def test_a_closed_standard_input_is_one_line(run, folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    result = run("ask", "-m", folder, "-", "What?")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "standard input (-) is closed" in result.err
+
+
+def test_a_long_question_is_no_file_name(run, folder):
+    result = run("ask", "-m", folder, "Why? " * 2000)
+    assert result.code == 2
+    assert "the prompt has" in result.err
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n cut"])

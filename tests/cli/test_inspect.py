@@ -1,5 +1,7 @@
 """`minimonkey inspect`: what it prints and draws, for named shapes and for a model folder."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -60,11 +62,18 @@ def test_a_model_folder(run, page, tiny_model, tiny_processor, tmp_path):
             ["{page}", "-m", "internvl2-1b", "--out", "no/such/folder.png"],
             "can't write no/such/folder.png: No such file",
         ),
-        (["{page}", "-m", "internvl2-1b", "--out", "drawing.pgn"], "can't write drawing.pgn: unknown file extension"),
+        (
+            ["{page}", "-m", "internvl2-1b", "--out", "drawing.pgn"],
+            "can't write drawing.pgn: unknown file extension: .pgn; try drawing.png",
+        ),
+        (["{page}", "-m", "{broken}"], "processor"),
     ],
 )
-def test_bad_input_is_one_line(run, page, words, message):
-    result = run("inspect", *(word.format(page=page) for word in words))
+def test_bad_input_is_one_line(run, page, words, message, tiny_model, tiny_processor):
+    tiny_model().save_pretrained("broken")
+    tiny_processor().save_pretrained("broken")
+    Path("broken/processor_config.json").unlink()
+    result = run("inspect", *(word.format(page=page, broken="broken") for word in words))
     assert result.code == 2
     assert result.err.startswith("minimonkey: ")
     assert result.err.count("\n") == 1

@@ -9,8 +9,9 @@ from PIL import Image
 
 def test_train_hands_over_the_recipe(run, monkeypatch):
     calls = []
-    monkeypatch.setattr("minimonkey.training.run.train", lambda recipe, overrides: calls.append((recipe, overrides)))
-    assert run("train", "recipe.yaml", "seed=1", "optimizer.clip_norm=0.5").code == 0
+    monkeypatch.setattr("minimonkey.training.run.train", lambda *words: calls.append(words) or Path("runs/it/checkpoint-2"))
+    result = run("train", "recipe.yaml", "seed=1", "optimizer.clip_norm=0.5")
+    assert (result.code, result.out) == (0, "wrote runs/it/checkpoint-2\n")
     assert run("train", "recipe.yaml").code == 0
     assert calls == [(Path("recipe.yaml"), ["seed=1", "optimizer.clip_norm=0.5"]), (Path("recipe.yaml"), [])]
 
@@ -35,6 +36,8 @@ def test_convert_to_stock_and_back(run, tiny_model, tiny_processor, tmp_path):
     again = run("convert", str(native), str(stock), "--to", "stock")
     assert again.code == 2
     assert again.err.startswith(f"minimonkey: {stock}")
+    nowhere = run("convert", str(native), "/dev/null/folder")
+    assert (nowhere.code, nowhere.err) == (2, "minimonkey: can't write /dev/null/folder: Not a directory\n")
 
 
 @pytest.mark.parametrize("kind", ["line", "region", "tile"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,8 +52,10 @@ def ask(
       curl -s https://example.org/page.png | minimonkey ask - "Read the text." --json
     """
     *sources, question = words
-    if not sources and Path(question).is_file():
+    if names_a_picture(question):
         raise UsageError(f'{question} is a picture without a question: minimonkey ask {question} "What does it say?"')
+    if not question.strip():
+        raise UsageError('the question is empty: say what to look for, such as "What does it say?"')
     if sources.count("-") > 1:
         raise UsageError("standard input (-) holds one picture; name the others by their files")
     changes = pyramid_changes(pyramid, plain)
@@ -73,6 +76,11 @@ def ask(
     answer = say(vlm.stream(pictures, question, **settings))
     if not quiet:
         print(summary(answer, load_seconds), file=sys.stderr)
+
+
+def names_a_picture(word: str) -> bool:
+    """Whether a word that stands in the question's place is rather a picture: `-`, something on disk, or named like a file."""
+    return word == "-" or os.path.exists(word) or re.fullmatch(r"\S+\.(png|jpe?g|webp|gif|tiff?|bmp)", word, re.I) is not None
 
 
 def say(stream: Generator[str, None, Answer]) -> Answer:

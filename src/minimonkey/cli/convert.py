@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from minimonkey.errors import UsageError
+
 
 class Layout(StrEnum):
     """What `--to` accepts."""
@@ -30,12 +32,15 @@ def convert(
 
     \b
     Example:
-      minimonkey convert runs/nano/final /tmp/nano-stock --to stock
+      minimonkey convert runs/my-run/checkpoint-00002500 my-model-stock --to stock
     """
     from transformers.utils.logging import disable_progress_bar
 
     from minimonkey.checkpoints.convert import convert as run
 
     disable_progress_bar()
-    run(source, destination, to=to.value)
+    try:
+        run(source, destination, to=to.value)
+    except OSError as error:
+        raise UsageError(f"can't write {destination}: {error.strerror or error}") from error
     print(f"wrote {destination}")

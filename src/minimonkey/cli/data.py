@@ -30,12 +30,14 @@ def room() -> None:
 def synthetic(
     contact_sheet: Annotated[Path, typer.Option("--contact-sheet", metavar="FILE", help="The picture to write.")],
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=1000, help="How many samples to draw.")] = 24,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed draws the same samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed draws the same samples.")] = 0,
     kind: Annotated[Kind, typer.Option("--kind", help="One line of text, a short region of several, or a whole tile.")] = Kind.LINE,
     held_out: Annotated[bool, typer.Option("--held-out", help="Typefaces and words that training never sees.")] = False,
     dots: Annotated[bool, typer.Option("--dots", help="Mark the place of every character.")] = False,
 ) -> None:
     """Draw samples and their texts on one sheet.
+
+    Needs the typefaces and word lists of Debian that training draws from; says which packages are missing.
 
     \b
     Example:

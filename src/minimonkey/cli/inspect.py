@@ -15,7 +15,10 @@ from minimonkey.pyramid import Pyramid, PyramidSpec, Size
 def inspect(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A picture file; - for standard input.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The drawing to write; PICTURE.pyramid.png by default.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="The drawing to write; the picture's name with .pyramid.png, here, by default."
+        ),
     ] = None,
     tiles: Annotated[
         Path | None, typer.Option("--tiles", metavar="FILE", help="Also write a sheet of the tiles as the model sees them.")
@@ -71,11 +74,11 @@ def model_sizes(model: str | None, changes: dict) -> tuple[PyramidSpec, Shape]:
     """How a model cuts pictures, with the changes that the user asks for, and its sizes."""
     if model in SHAPES:
         return PyramidSpec(**changes), SHAPES[model]
-    from minimonkey.checkpoints.folder import find_folder
-    from minimonkey.image_processing import MiniMonkeyImageProcessor
+    from minimonkey.checkpoints.folder import find_folder, load_processor
     from minimonkey.inference import EMBEDDED
 
     folder = find_folder(EMBEDDED if model is None else model)
-    processor = MiniMonkeyImageProcessor.from_pretrained(folder.path)
+    config = folder.config("native")
+    processor = load_processor(folder, config)
     name = "the embedded model" if model is None else model
-    return processor.spec_for({"pyramid": changes}), Shape.of(name, folder.config("native"))
+    return processor.image_processor.spec_for({"pyramid": changes}), Shape.of(name, config)

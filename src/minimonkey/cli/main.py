@@ -14,8 +14,10 @@ import typer
 from typer.core import TyperCommand
 
 from minimonkey.cli import ask, convert, data, doctor, inspect, train
-from minimonkey.errors import MiniMonkeyError, MissingExtraError
+from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
+WRONG_WORDS = typer.BadParameter.__mro__[1]
+"""What typer raises for options and arguments that it doesn't know, or that are none: its UsageError."""
 EXTRA_OF_MODULE = {"accelerate": "train", "yaml": "train"}
 
 
@@ -62,7 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app(args=arguments, prog_name="minimonkey")
+            raise SystemExit(app(args=arguments, prog_name="minimonkey", standalone_mode=False))
+    except WRONG_WORDS as error:
+        _leave_with_help(error)
     except MiniMonkeyError as error:
         _leave(error)
     except ModuleNotFoundError as error:
@@ -74,6 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
 def _show_warning(message: Warning | str, *_: object) -> None:
     """One line on standard error, without the place in our code."""
     print("minimonkey:", " ".join(str(message).split()), file=sys.stderr)
+
+
+def _leave_with_help(error: Exception) -> None:
+    """One line that names the page to read, or that page itself where no words were given at all."""
+    message, page = error.format_message(), error.ctx.command_path
+    if error.ctx.get_help() == message:
+        print(message, file=sys.stderr)
+        raise SystemExit(2)
+    _leave(UsageError(f"{message.rstrip('.')}; {page} --help shows what it takes"))
 
 
 def _leave(error: MiniMonkeyError) -> None:

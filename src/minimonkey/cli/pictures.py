@@ -39,9 +39,11 @@ def read_picture(source: str) -> Image:
     """The picture of a command-line argument, `-` being standard input; what was done to it goes to standard error."""
     from minimonkey.documents import load_picture
 
+    if source == "-" and sys.stdin is None:
+        raise UsageError("standard input (-) is closed: send a picture there, or name a file")
     picture = load_picture(sys.stdin.buffer if source == "-" else source)
-    for note in picture.info.get("notes", ()):
-        print(f"minimonkey: {'standard input' if source == '-' else source}: {note}", file=sys.stderr)
+    for note in picture.info["notes"]:
+        print(f"minimonkey: {note}", file=sys.stderr)
     return picture
 
 
@@ -49,6 +51,8 @@ def save_picture(picture: Image, path: Path) -> None:
     """Write a picture in the format that the name asks for, and say so. Raises UsageError if that is impossible."""
     try:
         picture.save(path)
-    except (OSError, ValueError) as error:  # ValueError: an extension that Pillow doesn't know
-        raise UsageError(f"can't write {path}: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:  # an extension that Pillow doesn't know
+        raise UsageError(f"can't write {path}: {str(error).rstrip(': ')}; try {path.stem}.png") from error
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
     print(f"wrote {path}")

@@ -11,17 +11,21 @@ import typer
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as those under recipes/train.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, with dots: optimizer.rate=1e-3")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, with dots: optimizer.adamw_lr=1e-3")
     ] = None,
 ) -> None:
     """Train a model by a recipe, or go on where a stopped run was.
 
-    Checkpoints and the log go where the recipe says; running the same command again resumes.
+    Checkpoints and the log go to runs/NAME, after the recipe's name. Ctrl-C leaves a checkpoint; the same command again goes on
+    from the last one.
 
     \b
     Example:
-      minimonkey train recipes/train/nano-lines.yaml seed=1
+      minimonkey train recipes/train/nano-1-characters.yaml workers=4 optimizer.adamw_lr=1e-3
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from minimonkey.training.run import train as run
 
-    run(recipe, list(overrides or []))
+    disable_progress_bar()  # each checkpoint would draw one into ours
+    print(f"wrote {run(recipe, list(overrides or []))}")
