@@ -1,13 +1,18 @@
 """A run leaves what it says in its folder; a resumed run ends where an uninterrupted one does."""
 
 import json
+import multiprocessing
+import os
+import re
+import signal
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from minimonkey.data.synthetic import lines, typefaces, words
-from minimonkey.errors import CheckpointError
+from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.training import run, stages
 from minimonkey.training.run import train
 
@@ -60,7 +65,19 @@ def weights(folder):
     return load_file(folder / "model.safetensors") | load_file(folder / "characters_head.st")
 
 
-@pytest.mark.parametrize("cut", [KeyboardInterrupt, MemoryError])
+def run_out_of_memory():
+    raise MemoryError
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("cut", [interrupt, terminate, run_out_of_memory])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
     """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
@@ -68,17 +85,64 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
 
     def cut_off(self, number):
         if number == 4:
-            raise cut
+            cut()
         return original(self, number)
 
     monkeypatch.setattr(stages.Batches, "__getitem__", cut_off)
-    with pytest.raises(cut):
-        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("9" if cut is KeyboardInterrupt else "0")])
+    crash = cut is run_out_of_memory
+    with pytest.raises(MemoryError if crash else KeyboardInterrupt):
+        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("0" if crash else "9")])
+    assert json.loads((tmp_path / "runs" / "parts" / f"checkpoint-0000000{4 if crash else 5}" / "progress.json").read_text())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(stages.Batches, "__getitem__", original)
     parts = train(recipe(tmp_path), ["name=parts"])
     assert parts.name == "checkpoint-00000006"
     resumed = weights(parts)
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
+    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved."""
+    with run.alone_in(tmp_path / "runs" / "small"):
+        pass
+    whole, log = recipe(tmp_path, steps=100000), tmp_path / "runs" / "small" / "log.jsonl"
+    process = multiprocessing.get_context("fork").Process(target=train_in_a_group, args=(whole,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with pytest.raises(UsageError, match="another process trains in it"):
+        train(whole)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 130
+    assert len(list(log.parent.glob("checkpoint-*/progress.json"))) == 1
+
+
+def train_in_a_group(recipe):
+    os.setsid()
+    try:
+        train(recipe, ["workers=1"])
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mixture=[{kind: sentence}]", "unknown kind of sample 'sentence'"),
+        ("model.vision_config.hiden_size=3", "unknown keys for internvl_vision: hiden_size"),
+        ("model.vision_config.num_attention_heads=5", "no model can be made of the recipe's `model`"),
+        ("model.vision_config=3", "no model can be made of the recipe's `model`"),
+        ("model.text_config.model_type=nope", "no model can be made of the recipe's `model`"),
+        ("model.pyramid.tile_px=56", "tiles of another size"),
+        ("name=/dev/null/run", "can't write /dev/null/run: Not a directory"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_before_the_first_step(tmp_path, capsys, override, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train(recipe(tmp_path), ["workers=1", override])
+    assert "step/s" not in capsys.readouterr().err
 
 
 def test_the_folder_of_a_run(tmp_path):

@@ -6,15 +6,19 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from huggingface_hub.errors import StrictDataclassError
 
 from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.data.synthetic.words import ALPHABET
-from minimonkey.errors import MissingExtraError
+from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 from minimonkey.evaluation.metrics import cer
 from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -32,18 +36,45 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
         import accelerate  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
-    from minimonkey.training.trainer import Trainer, checkpoints, load_weights
-
     config = load_recipe(recipe, overrides)
     folder = RUNS / config.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    with alone_in(folder):
+        (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+        return _train(config, folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder of a run if need be, and keeps other processes from training in it."""
+    lock = FileLock(folder / "lock")  # the system's: freed when the process ends, however it ends
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"{folder}: another process trains in it; wait for its end, or give this run another `name`") from error
+    except OSError as error:
+        raise UsageError(f"can't write {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(config: TrainConfig, folder: Path) -> Path:
+    """The run itself, in a folder that is there and ours."""
+    from minimonkey.training.trainer import Trainer, checkpoints, load_weights
+
     torch.manual_seed(config.seed)
     start = None
     if config.start is not None:
         found = checkpoints(Path(config.start))
         start = found[-1] if found else Path(config.start)
-    model, processor = new_model(config) if start is None else open_folder(start)
+    try:
+        model, processor = new_model(config) if start is None else open_folder(start)
+    except (StrictDataclassError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, MiniMonkeyError):
+            raise
+        raise UsageError(f"no model can be made of the recipe's `model` ({type(error).__name__}: {str(error)[:200]})") from error
     model.set_attn_implementation({"vision_config": config.vision_attention, "text_config": "sdpa", "": "sdpa"})
     losses = Losses(model, processor, config)
     if start is not None:
@@ -51,11 +82,20 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64), processor, patch_px, split="held_out")
+    for each in (batches, held_out) if config.evaluate_every else (batches,):
+        draw_each(each)
     trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))
     trainer.train()
     if config.publish is not None:
         publish(losses.model, processor, Path(config.publish))
     return checkpoints(folder)[-1]
+
+
+def draw_each(batches: Batches) -> None:
+    """One sample of each ingredient: missing fonts and wrong settings show before the first step, here rather than in a worker."""
+    for ingredient in batches.config.mixture:
+        config = dataclasses.replace(batches.config, mixture=(ingredient,), tiles_per_batch=1)
+        dataclasses.replace(batches, config=config)[0]
 
 
 def publish(model: MiniMonkeyForConditionalGeneration, processor: MiniMonkeyProcessor, folder: Path) -> None:
@@ -77,6 +117,11 @@ def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, 
     side = image_processor.spec.tile_px // vision["patch_size"]
     shape |= {"image_seq_length": (side // 2) ** 2, "image_token_id": tokenizer.context_image_token_id}
     model_config = MiniMonkeyConfig(vision_config=vision, text_config=text, **shape)
+    for part, given in ((model_config, shape), (model_config.vision_config, vision), (model_config.text_config, text)):
+        if unknown := sorted(given.keys() - vars(type(part)()).keys() - {"model_type"}):
+            raise UsageError(f"the recipe's `model` has unknown keys for {part.model_type}: {', '.join(unknown)}")
+    if image_processor.spec.tile_px != model_config.vision_config.image_size[0]:
+        raise UsageError("the recipe's `model`: tiles of another size in `pyramid` (tile_px) than in `vision_config` (image_size)")
     model = MiniMonkeyForConditionalGeneration(model_config)
     return model, MiniMonkeyProcessor(image_processor, tokenizer, image_seq_length=model_config.image_seq_length)
 

@@ -49,6 +49,7 @@ class Trainer:
         self.losses = self.accelerator.prepare(losses)
         self.batches, self.config, self.folder, self.evaluate = batches, config, folder, evaluate
         self.step = 0
+        self.stopping = False
         self.seconds = 0.0
         """Time spent in training, over all resumed parts."""
 
@@ -57,15 +58,23 @@ class Trainer:
         return self.accelerator.unwrap_model(self.losses)
 
     def train(self) -> None:
-        """From the last checkpoint, if there is one, to the last step. An interrupt (Ctrl-C, SIGTERM) leaves a checkpoint."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """From the last checkpoint, if there is one, to the last step.
+
+        An interrupt (Ctrl-C, SIGTERM) lets the step end, leaves a checkpoint, raises KeyboardInterrupt; a second one just raises.
+        """
         self.resume()
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._stop) for number in signals}
         try:
             self._steps()
-        except KeyboardInterrupt:
-            self.save()
-            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, *_: object) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
 
     def _steps(self) -> None:
         per_step = self.config.batches_per_step
@@ -75,6 +84,7 @@ class Trainer:
                 batch_size=None,
                 num_workers=self.config.workers,
                 prefetch_factor=4 if self.config.workers else None,
+                worker_init_fn=_leave_signals_to_the_parent,
             )
         )
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, unit="step", smoothing=0.05)
@@ -91,6 +101,9 @@ class Trainer:
                 self._log(means | {"lr_factor": self.optimizer.factor(self.step - 1)})
                 bar.set_postfix({key: f"{value:.3f}" for key, value in means.items() if key != "tiles"})
                 window.clear()
+            if self.stopping:
+                self.save()
+                raise KeyboardInterrupt
             done = self.step == self.config.steps
             if self.evaluate and self.config.evaluate_every and (done or self.step % self.config.evaluate_every == 0):
                 self._log(self.evaluate())
@@ -145,6 +158,12 @@ class Trainer:
         self.optimizer.load_tensors(load_file(found[-1] / "optimizer.st"))
         progress = json.loads((found[-1] / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C and many a SIGTERM go to the whole group: workers go on until the trainer, which has its step to end, is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def checkpoints(folder: Path) -> list[Path]:
