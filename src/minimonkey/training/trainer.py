@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,11 @@ class Trainer:
         self.resume()
         signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._stop) for number in signals}
+        loader = self._loader()
         try:
-            self._steps()
+            self._steps(loader)
         finally:
+            loader.close()  # ends the workers, whatever still refers to them
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -76,23 +78,23 @@ class Trainer:
             raise KeyboardInterrupt
         self.stopping = True
 
-    def _steps(self) -> None:
+    def _loader(self) -> Generator[dict[str, torch.Tensor], None, None]:
         per_step = self.config.batches_per_step
-        loader = iter(
-            DataLoader(
-                Subset(self.batches, range(self.step * per_step, self.config.steps * per_step)),
-                batch_size=None,
-                num_workers=self.config.workers,
-                prefetch_factor=4 if self.config.workers else None,
-                worker_init_fn=_leave_signals_to_the_parent,
-            )
+        yield from DataLoader(
+            Subset(self.batches, range(self.step * per_step, self.config.steps * per_step)),
+            batch_size=None,
+            num_workers=self.config.workers,
+            prefetch_factor=4 if self.config.workers else None,
+            worker_init_fn=_leave_signals_to_the_parent,
         )
+
+    def _steps(self, loader: Iterator[dict[str, torch.Tensor]]) -> None:
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, unit="step", smoothing=0.05)
         started = last_saved = time.monotonic()
         earlier = self.seconds
         window: list[dict[str, float]] = []
         while self.step < self.config.steps:
-            window.append(self._update([next(loader) for _ in range(per_step)]))
+            window.append(self._update([next(loader) for _ in range(self.config.batches_per_step)]))
             self.step += 1
             self.seconds = earlier + time.monotonic() - started
             bar.update()
