@@ -50,6 +50,15 @@ def test_overrides_reach_nested_keys(recipe):
         (SMALL, ["mixture=[]"], "mixture is empty"),
         (SMALL, ["start=null"], "needs `start`"),
         (SMALL, ["steps"], "expected key=value"),
+        (SMALL, ["steps=["], "override 'steps=[' is no valid YAML"),
+        (SMALL, ["name=../x"], "name='../x': expected the name of a folder in runs/"),
+        (SMALL, ["tiles_per_batch=0"], "tiles_per_batch=0: expected at least 1"),
+        (SMALL, ["workers=-1"], "workers=-1: expected 0 or more"),
+        (SMALL, ["mixture=[{kind: line, weight: 0}]"], "weight=0.0: expected a positive number"),
+        (SMALL, ["mixture=[{kind: tile, zoom: [0, 0]}]"], "expected two factors, smaller first"),
+        (SMALL, ["mixture=[{kind: line, pyramid: {tiles: 3}}]"], "pyramid has no setting 'tiles'"),
+        (SMALL, ["optimizer.decay_fraction=3"], "decay_fraction=3.0: expected a fraction"),
+        (SMALL, ["optimizer.muon_lr=.nan"], "muon_lr=nan: expected 0 or more"),
         (SMALL, ["name.x=3"], "'name' has no settings of its own"),
         ("- 1\n", [], "expected `key: value` lines, got list"),
         ("a: [", [], "is no valid YAML"),
@@ -59,6 +68,12 @@ def test_what_is_wrong_is_said_in_one_line(recipe, text, overrides, message):
     with pytest.raises(UsageError) as raised:
         load_recipe(recipe(text), overrides)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_recipe_of_other_bytes_is_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(UsageError, match="is no text in UTF-8"):
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_a_missing_recipe_is_named(tmp_path):

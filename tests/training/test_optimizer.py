@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from minimonkey.errors import UsageError
 from minimonkey.training.config import OptimizerConfig
 from minimonkey.training.optimizer import Muon, MuonWithAdamW, orthogonal
 
@@ -57,6 +58,11 @@ def test_a_scale_of_zero_freezes():
     network = Network()
     MuonWithAdamW(network.named_parameters(), OptimizerConfig(scales={"tower": 0}), steps=10)
     assert not network.tower.weight.requires_grad and network.lm_head.weight.requires_grad
+
+
+def test_a_scale_that_matches_nothing_is_one_line():
+    with pytest.raises(UsageError, match="no parameter's name begins with 'towr'; e.g. 'embed_tokens.weight' is one"):
+        MuonWithAdamW(Network().named_parameters(), OptimizerConfig(scales={"towr": 0}), steps=10)
 
 
 def test_schedule_warms_up_holds_and_falls_to_zero():

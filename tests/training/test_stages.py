@@ -79,7 +79,7 @@ def test_a_batch_is_a_function_of_its_number(pillow_text, small):
 
 
 def test_answers_are_labelled_and_image_tokens_match_the_tiles(pillow_text, small):
-    batch = Batches(recipe(), small, 7)[3]
+    batch = Batches(recipe(mixture=(Ingredient("line", max_tiles=6),)), small, 7)[3]
     assert (batch["input_ids"] == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         asked = labels != IGNORE
@@ -114,3 +114,26 @@ def test_losses_reach_the_parameters_they_should(pillow_text, small, tiny_model,
     assert ("model.lm_head.weight" in reached) == (stage == "read")
     assert 0 <= float(figures["characters_right"]) <= 1
     assert ("text_loss" in figures) == (stage == "read")
+
+
+def test_alignment_asks_each_image_token_for_the_characters_it_shows(small, tiny_model, monkeypatch):
+    """One tile of 4 x 4 patches makes 2 x 2 tokens; the head is set so that token 0 says "a", all others nothing in particular."""
+    monkeypatch.setattr(stages, "ALPHABET", words.ASCII)
+    losses = Losses(tiny_model("qwen2"), small, recipe(alignment_weight=1.0))
+    labels = torch.zeros(1, 16, SLOTS, dtype=torch.long)
+    labels[0, 5, 0] = CLASS_OF["a"]  # second row, second column: the fourth patch of token 0
+    tokens = torch.zeros(1, 4, 32)
+    tokens[0, 0, 0] = 1.0
+    a = small.tokenizer.convert_tokens_to_ids("a")
+    with torch.no_grad():
+        losses.model.lm_head.weight.zero_()
+        losses.model.lm_head.weight[a, 0] = 20.0
+    assert losses._alignment(tokens, labels) < 1e-4
+    assert losses._alignment(tokens.roll(1, dims=1), labels) > 3, "the word of another token doesn't count"
+    labels[0, 5, 0] = CLASS_OF["b"]
+    assert losses._alignment(tokens, labels) > 10
+
+
+def test_alignment_needs_single_characters(small, tiny_model):
+    with pytest.raises(UsageError, match="alignment_weight needs a tokenizer with a token for each character"):
+        Losses(tiny_model("qwen2"), small, recipe(alignment_weight=1.0))

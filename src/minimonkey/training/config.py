@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.pyramid import PyramidSpec
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Ingredient:
     max_tiles: int | None = None
     """Samples that become more tiles than this are drawn again; None keeps all."""
 
+    def __post_init__(self) -> None:
+        _require(self, "weight", 0 < self.weight < math.inf, "a positive number")
+        _require(self, "zoom", 0.1 <= self.zoom[0] <= self.zoom[1] <= 10, "two factors, smaller first, from 0.1 to 10")
+        PyramidSpec.from_dict(self.pyramid)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -49,7 +56,12 @@ class OptimizerConfig:
     """The learning rate is constant until this last part of the run, then falls linearly to 0."""
     clip_norm: float = 1.0
     scales: dict[str, float] = field(default_factory=dict)
-    """Learning-rate factors by the beginning of a parameter's name; 0 freezes. E.g. {model.vision_tower: 0.3}."""
+    """Learning-rate factors by the beginning of a parameter's name; 0 freezes. E.g. {model.model.vision_tower: 0.3}."""
+
+    def __post_init__(self) -> None:
+        for key in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps", "clip_norm"):
+            _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
+        _require(self, "decay_fraction", 0 <= self.decay_fraction <= 1, "a fraction from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,9 @@ class TrainConfig:
     """Gradients are summed over this many batches."""
     characters_weight: float = 0.0
     """Stage "read": weight of the character loss beside the text loss."""
+    alignment_weight: float = 0.0
+    """Stage "read": weight of a loss that has each image token name, through the language model's own head, the characters it
+    shows. Image tokens then speak the language of text tokens, and copying from them is soon learned."""
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
@@ -92,10 +107,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.mixture:
             raise UsageError("mixture is empty: name at least one kind of sample")
-        if self.steps < 1:
-            raise UsageError(f"steps={self.steps}: expected at least 1")
+        if Path(self.name).name != self.name or self.name in ("", ".", ".."):
+            raise UsageError(f"name={self.name!r}: expected the name of a folder in runs/, without slashes")
+        for key in ("steps", "tiles_per_batch", "batches_per_step", "log_every", "keep_checkpoints"):
+            _require(self, key, getattr(self, key) >= 1, "at least 1")
+        for key in ("seed", "workers", "evaluate_every", "checkpoint_minutes", "characters_weight", "alignment_weight"):
+            _require(self, key, getattr(self, key) >= 0, "0 or more")
         if self.start is None and not self.model:
             raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")
+
+
+def _require(config: Any, key: str, is_right: bool, expected: str) -> None:
+    if not is_right:
+        raise UsageError(f"{key}={getattr(config, key)!r}: expected {expected}")
 
 
 def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
@@ -108,6 +132,8 @@ def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Trai
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"recipe {path} is no text in UTF-8") from error
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -116,7 +142,10 @@ def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Trai
         key, separator, value = override.partition("=")
         if not separator:
             raise UsageError(f"override {override!r}: expected key=value, e.g. steps=200")
-        _set(raw, key.split("."), yaml.safe_load(value), override)
+        try:
+            _set(raw, key.split("."), yaml.safe_load(value), override)
+        except yaml.YAMLError as error:
+            raise UsageError(f"override {override!r} is no valid YAML") from error
     return build(TrainConfig, raw, str(path))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from minimonkey.errors import UsageError
 from minimonkey.training.config import OptimizerConfig
 
 NOT_HIDDEN = ("embed", "lm_head", "characters_head")
@@ -63,7 +64,9 @@ class MuonWithAdamW:
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, steps: int) -> None:
         muon, adamw = defaultdict(list), defaultdict(list)
         self.names: dict[nn.Parameter, str] = {}
+        names = []
         for name, parameter in named_parameters:
+            names.append(name)
             scale = _scale(name, config.scales)
             parameter.requires_grad_(scale > 0)
             if scale == 0:
@@ -71,6 +74,8 @@ class MuonWithAdamW:
             self.names[parameter] = name
             hidden = parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN) and config.muon_lr > 0
             (muon if hidden else adamw)[scale].append(parameter)
+        if unused := [prefix for prefix in config.scales if not any(name.startswith(prefix) for name in names)]:
+            raise UsageError(f"optimizer.scales: no parameter's name begins with {unused[0]!r}; e.g. {names[0]!r} is one")
         self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
             groups = [{"params": parameters, "base_lr": config.muon_lr * scale} for scale, parameters in muon.items()]

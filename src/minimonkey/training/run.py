@@ -65,6 +65,11 @@ def _train(config: TrainConfig, folder: Path) -> Path:
     from minimonkey.training.trainer import Trainer, checkpoints, load_weights
 
     torch.manual_seed(config.seed)
+    if config.publish is not None:
+        try:  # now, not after hours of training
+            Path(config.publish).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"publish={config.publish!r}: can't make that folder: {error.strerror}") from error
     start = None
     if config.start is not None:
         found = checkpoints(Path(config.start))

@@ -183,6 +183,11 @@ class Losses(nn.Module):
         self.model = model
         self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
         self.processor, self.config = processor, config
+        if config.alignment_weight > 0:
+            ids = processor.tokenizer.convert_tokens_to_ids(list(ALPHABET))
+            if None in ids:
+                raise UsageError("alignment_weight needs a tokenizer with a token for each character; set it to 0")
+            self.register_buffer("token_of_class", torch.tensor([0, *ids]), persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values = normalise(batch["tiles"], self.processor)
@@ -197,6 +202,8 @@ class Losses(nn.Module):
             patches = encoded.last_hidden_state[:, 1:]
             character_loss, figures = self._characters(patches, batch["characters"])
             loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
+        if self.config.stage == "read" and self.config.alignment_weight > 0:
+            loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
         if self.config.stage == "read":
             outputs = self.model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], mm_encoder_outputs={"image": encoded}
@@ -215,6 +222,16 @@ class Losses(nn.Module):
         right = (logits.argmax(-1) == labels) & named
         figures = {"characters_right": right.sum() / named.sum().clamp(min=1)}
         return (losses * weights.flatten()).sum() / weights.sum().clamp(min=1), figures
+
+    def _alignment(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what the head makes of image tokens [T, N / 4, D] with the characters that their four patches show."""
+        side = int(labels.shape[1] ** 0.5)
+        shown = labels.view(len(labels), side // 2, 2, side // 2, 2, SLOTS).transpose(2, 3).flatten(3).flatten(1, 2)
+        counts = torch.zeros(*shown.shape[:2], self.model.lm_head.out_features, device=labels.device)
+        counts.scatter_add_(2, self.token_of_class[shown.clamp(min=0)], (shown > 0).float())
+        total = counts.sum(-1)
+        log_probabilities = self.model.lm_head(tokens).float().log_softmax(-1)
+        return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
 
     def _text(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
