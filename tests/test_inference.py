@@ -353,7 +353,9 @@ def test_load_chooses_device_and_dtype(saved):
     assert not half.model.training
     assert len(half.ask(WIDE, "?", max_new_tokens=3).token_ids) <= 3
     assert load(saved, device="cpu", dtype=torch.float16).model.dtype == torch.float16
-    for settings in ({"dtype": "float8"}, {"dtype": torch.int8}, {"device": "cuda:99"}, {"device": "tpu"}):
+    for settings in [{"dtype": name} for name in ("float8", torch.int8)] + [
+        {"device": name} for name in ("cuda:99", "tpu", "meta", "hpu")
+    ]:
         with pytest.raises(UsageError, match=next(iter(settings))) as caught:
             load(saved, **settings)
         assert "\n" not in str(caught.value)

@@ -70,9 +70,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        reason = str(error).strip().splitlines()[0]
+        torch.empty(1, device=place).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: a torch built without CUDA
+        reason = str(error).strip().splitlines()[0][:120]
         raise UsageError(f"device={str(device)!r} is not there ({reason}); leave it out for the best there is") from error
     return place
 

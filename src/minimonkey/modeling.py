@@ -152,7 +152,11 @@ def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[A
     """
     settings = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     with _quietly(source):
-        model, info = from_pretrained(source, *args, **(kwargs | settings))
+        try:
+            model, info = from_pretrained(source, *args, **(kwargs | settings))
+        except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{source}: no model can be made of it ({type(error).__name__}: {reason})") from error
     faults = [
         *_fault("missing", info["missing_keys"]),
         *_fault("not expected", info["unexpected_keys"]),

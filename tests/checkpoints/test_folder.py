@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file
 
+import minimonkey
 from minimonkey.checkpoints import folder as folder_module
 from minimonkey.checkpoints.folder import find_folder, load_processor
 from minimonkey.errors import CheckpointError
@@ -195,6 +196,40 @@ def test_a_broken_processor(saved):
     with pytest.raises(CheckpointError, match="no usable processor in it") as caught:
         processor_of(saved)
     assert "\n" not in str(caught.value)
+
+
+def break_template(path):
+    (path / "chat_template.jinja").write_text("{% for message in %}")
+
+
+def patches_of_nothing(path):
+    edit(
+        path / "config.json", vision_config=json.loads((path / "config.json").read_text())["vision_config"] | {"patch_size": [0, 0]}
+    )
+
+
+def unknown_pyramid(path):
+    edit(path / "config.json", pyramid={"tiles": 3})
+
+
+def wrong_generation(path):
+    edit(path / "generation_config.json", max_new_tokens="many")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_template, "its chat template can't be used"),
+        (patches_of_nothing, "patch_size is"),
+        (unknown_pyramid, "config.json: pyramid has no setting 'tiles'"),
+        (wrong_generation, "no model can be made of it"),
+    ],
+)
+def test_loading_a_folder_with_a_wrong_setting_is_one_line(saved, damage, message):
+    damage(saved)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        minimonkey.load(saved, device="cpu")
+    assert str(saved) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_processor_of_another_model(saved, tmp_path, tiny_processor):

@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import InternVLConfig
 
 from minimonkey import register
 from minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.errors import CheckpointError
+from minimonkey.errors import CheckpointError, PyramidError
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
 
@@ -159,6 +160,12 @@ def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyPro
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.path}: no usable processor in it ({_line(error)}); get the folder anew") from error
     vision, spec = config.vision_config, processor.image_processor.spec
+    try:
+        processor.prompt("?", pictures=1)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder.path}: its chat template can't be used ({_line(error)}); get the folder anew") from error
+    if min(vision.patch_size) < 1:
+        raise CheckpointError(f"{folder.path / 'config.json'}: vision_config.patch_size is {vision.patch_size}; expected 1 or more")
     patches = (vision.image_size[0] // vision.patch_size[0]) * config.downsample_ratio
     due = {
         "tile_px": (spec.tile_px, vision.image_size[0]),
@@ -174,7 +181,10 @@ def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyPro
         raise CheckpointError(
             f"{folder.path}: the tokenizer knows {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}"
         )
-    trained = spec if config.pyramid is None else PyramidSpec.from_dict(config.pyramid)
+    try:
+        trained = spec if config.pyramid is None else PyramidSpec.from_dict(config.pyramid)
+    except PyramidError as error:
+        raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from error
     for field in dataclasses.fields(PyramidSpec):
         ours, theirs = getattr(spec, field.name), getattr(trained, field.name)
         if ours != theirs:
