@@ -106,6 +106,7 @@ def draw_each(batches: Batches) -> None:
 def publish(model: MiniMonkeyForConditionalGeneration, processor: MiniMonkeyProcessor, folder: Path) -> None:
     """Write a model folder for users: bfloat16 weights, processor, and `checksum` as `sha256sum model.safetensors` prints it."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     processor.save_pretrained(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "checksum").write_text(f"{digest}  model.safetensors\n")

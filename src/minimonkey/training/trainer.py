@@ -2,7 +2,7 @@
 
 Runs on whatever device accelerate finds. A run's folder:
 
-    runs/NAME/recipe.yaml            the recipe as it was resolved
+    runs/NAME/recipe.json            the recipe as it was resolved
     runs/NAME/log.jsonl              one object every `log_every` steps and evaluation
     runs/NAME/checkpoint-00001200/   model folder, character head, optimizer memory (safetensors) and progress (JSON)
 """
