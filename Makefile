@@ -1,4 +1,4 @@
-# make demo    ask the embedded model about a real page       make check   all that must hold before a commit
+# make demo    ask the embedded model about pictures           make check   all that must hold before a commit
 # make test    run the tests                                  make bench   speed and memory, each against a named rival
 # Both of the first two make .venv and install into it if need be; a second call installs nothing.
 
@@ -6,8 +6,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 # Where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu for a small CPU wheel, .../whl/cu130 for CUDA 13.
 TORCH_INDEX ?=
-PICTURE     ?= examples/receipt.png
-QUESTION    ?= What does it say?
+QUESTION    ?= Read the text.
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -21,8 +20,11 @@ help:
 
 demo: $(VENV)/.base
 	@mkdir -p demo
-	$(BIN)/minimonkey inspect $(PICTURE) --out demo/pyramid.png
-	$(BIN)/minimonkey ask $(PICTURE) "$(QUESTION)"
+	@echo '$$ minimonkey inspect examples/receipt.png --out demo/pyramid.png'
+	@$(BIN)/minimonkey inspect examples/receipt.png --out demo/pyramid.png
+	@for picture in line page; do \
+		echo; echo "$$ minimonkey ask examples/$$picture.png \"$(QUESTION)\""; \
+		$(BIN)/minimonkey ask examples/$$picture.png "$(QUESTION)" || exit 1; done
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest

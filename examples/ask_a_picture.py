@@ -11,6 +11,6 @@ answer = vlm.ask(LINE, "Read the text.")
 print(answer.text)
 print(f"{answer.image_tokens} image tokens, {answer.timings['total']:.2f} s, mean log-probability {answer.mean_logprob:.2f}")
 
-for piece in vlm.stream(LINE, "What does it say?"):
+for piece in vlm.stream(LINE, "Read the text."):
     print(piece, end="", flush=True)
 print()
