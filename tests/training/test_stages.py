@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minimonkey.data.synthetic import lines, typefaces, words
+from minimonkey.data.synthetic import lines, words
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import PyramidSpec
 from minimonkey.training import stages
@@ -44,19 +44,6 @@ def test_print_too_small_to_tell_is_not_held_against_the_encoder():
 def test_a_full_patch_keeps_the_first_characters():
     labels = character_labels(sample_of(("abcd", [(1, 3), (2, 3), (3, 3), (4, 3)])), PyramidSpec.plain(2, 2, tile_px=28), 7)
     assert labels[0, 0].tolist() == [CLASS_OF[c] for c in "abc"]
-
-
-@pytest.fixture
-def pillow_text(monkeypatch):
-    """Samples in Pillow's own typeface, so that nothing has to be installed."""
-    text = "".join(f"\n{a}{b}" for a in "bdgklmnprst" for b in "aeiou") + "\n"
-
-    def make(seed, kind, **settings):
-        vocabulary = words.Vocabulary((text.encode(),), (1.0,), "train")
-        settings["split"] = "train"
-        return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings)
-
-    monkeypatch.setattr(stages, "make_sample", make)
 
 
 def recipe(**changes):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minimonkey.data.synthetic import lines, typefaces, words
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.training import run, stages
 from minimonkey.training.run import train
@@ -42,16 +41,8 @@ model:
 
 
 @pytest.fixture(autouse=True)
-def small_world(monkeypatch, tmp_path):
-    """Pillow's own typeface and made-up words; runs/ in a folder of the test's."""
-    text = "".join(f"\n{a}{b}" for a in "bdgklmnprst" for b in "aeiou") + "\n"
-
-    def make(seed, kind, **settings):
-        vocabulary = words.Vocabulary((text.encode(),), (1.0,), "train")
-        settings["split"] = "train"
-        return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings)
-
-    monkeypatch.setattr(stages, "make_sample", make)
+def small_world(monkeypatch, tmp_path, pillow_text):
+    """runs/ in a folder of the test's."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
 
@@ -192,9 +183,8 @@ def test_a_published_model_can_be_asked(tmp_path):
     train(recipe(tmp_path), ["publish=out"])
     vlm = minimonkey.load(tmp_path / "out")
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
-    picture = lines.make_sample(
-        1, "line", typefaces=[typefaces.PILLOW], words=words.Vocabulary((b"\nab\n",), (1.0,), "train")
-    ).picture
-    assert isinstance(vlm.ask(picture, "Read the text.", max_new_tokens=3).text, str)
+    answer = vlm.ask(stages.make_sample(1, "line").picture, "Read the text.", max_new_tokens=3)
+    assert len(answer.token_ids) <= 3 and answer.image_tokens == 4 * answer.pyramids[0].tile_count
+    assert answer.pyramids[0].spec.fit == "pad"
     digest, name = (tmp_path / "out" / "checksum").read_text().split()
     assert len(digest) == 64 and name == "model.safetensors"

@@ -88,13 +88,13 @@ class TrainConfig:
     """Stage "read": weight of the character loss beside the text loss."""
     alignment_weight: float = 0.0
     """Stage "read": weight of a loss that has each image token name, through the language model's own head, the characters it
-    shows. Image tokens then speak the language of text tokens, and copying from them is soon learned."""
+    shows. Meant to let image tokens speak the language of text tokens; its effect alone wasn't measured."""
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
     vision_attention: Literal["eager", "sdpa"] = "eager"
-    """On two cores and 257 patches a tile, explicit attention trains twice as fast as sdpa; on a GPU choose "sdpa", as the language
-    model always has."""
+    """On two cores and 257 patches a tile, explicit attention trained about 1.5 times as fast as sdpa (docs/log.md); on a GPU try
+    "sdpa", as the language model always has."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2

@@ -141,7 +141,7 @@ class Batches(torch.utils.data.Dataset):
 def character_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray:
     """For every patch of every tile, the classes of the characters whose centres fall in it: int16 [T, N, K], by line, then x.
 
-    All patches near print of less than SMALLEST_PX on a level's canvas are IGNORE; so is the K-th slot's surplus.
+    Patches with print of less than SMALLEST_PX on a level's canvas are IGNORE. Of more than K in a patch the first count.
     """
     size = Size(sample.picture.height, sample.picture.width)
     side = spec.tile_px // patch_px
