@@ -17,7 +17,8 @@ import torch
 from transformers import GenerationConfig
 
 from minimonkey.answer import Answer, Call, boxes_of
-from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.checkpoints.folder import find_folder
+from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.documents import load_picture
 from minimonkey.errors import PromptError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -57,9 +58,7 @@ def load(
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
     processor = load_processor(folder, config)
-    network = MiniMonkeyForConditionalGeneration.from_pretrained(
-        folder.path, config=config, dtype=number, attn_implementation=attn_implementation, local_files_only=True
-    )
+    network = load_network(folder, config, dtype=number, attn_implementation=attn_implementation)
     if pyramid is not None:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
     return VisionLanguageModel(network.to(place).eval(), processor)

@@ -157,15 +157,18 @@ def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[A
         except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{source}: no model can be made of it ({type(error).__name__}: {reason})") from error
-    faults = [
-        *_fault("missing", info["missing_keys"]),
-        *_fault("not expected", info["unexpected_keys"]),
-        *_fault("of another shape", (f"{name} {list(found)} for {list(due)}" for name, found, due in info["mismatched_keys"])),
-        *info["error_msgs"],
-    ]
+    misshapen = (f"{name} {list(found)} for {list(due)}" for name, found, due in info["mismatched_keys"])
+    check_fit(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"], misshapen=misshapen)
+    if info["error_msgs"]:
+        raise CheckpointError(f"{source}: no model can be made of it ({'; '.join(info['error_msgs'])[:300]})")
+    return model, info
+
+
+def check_fit(source, *, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
+    """Raises CheckpointError naming the tensors that don't fit the configuration, if there are any."""
+    faults = [*_fault("missing", missing), *_fault("not expected", unexpected), *_fault("of another shape", misshapen)]
     if faults:
         raise CheckpointError(f"{source}: tensors and config.json don't fit: {'; '.join(faults)}; get the folder anew")
-    return model, info
 
 
 def _fault(what: str, tensors: Iterable[str]) -> Iterator[str]:
@@ -178,7 +181,7 @@ def _fault(what: str, tensors: Iterable[str]) -> Iterator[str]:
 @contextmanager
 def _quietly(source) -> Iterator[None]:
     """Keep back transformers' table of tensors that don't fit (the error names them), and its bar where nothing is fetched."""
-    hide_bar = Path(source).is_dir() and progress.is_progress_bar_enabled()
+    hide_bar = (source is None or Path(source).is_dir()) and progress.is_progress_bar_enabled()
     if hide_bar:
         progress.disable_progress_bar()
     logger = logging.getLogger("transformers.modeling_utils")

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from minimonkey.checkpoints.convert import convert
-from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.checkpoints.folder import find_folder
+from minimonkey.checkpoints.load import load_processor
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.pyramid import PyramidSpec

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import minimonkey
 from minimonkey.checkpoints import folder as folder_module
-from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.checkpoints.folder import find_folder
+from minimonkey.checkpoints.load import load_processor
 from minimonkey.errors import CheckpointError
 
 

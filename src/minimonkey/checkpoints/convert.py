@@ -1,47 +1,97 @@
-"""A model folder in another layout: our own, or that of transformers' InternVL for engines that don't know us.
+"""A model folder in another layout: our own, that of transformers' InternVL for engines that don't know us, or the published one.
 
-Tensors and their names are the same in both; config.json and the processor's settings differ.
+Weights go from file to file a shard at a time, bit for bit. A native folder made from a published one keeps the published settings
+and tokenizer files in `published/`, so that it can become a published folder again.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from transformers import InternVLForConditionalGeneration
+from transformers import GenerationConfig
 
-from minimonkey.checkpoints.folder import Layout, find_folder, load_processor
-from minimonkey.errors import UsageError
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration, load_strictly
+from minimonkey.checkpoints.folder import Layout, ModelFolder, find_folder, read_json
+from minimonkey.checkpoints.load import check_files, generation_settings, load_processor
+from minimonkey.checkpoints.published import PublishedSettings
+from minimonkey.checkpoints.rules import to_published
+from minimonkey.checkpoints.tensors import SHARD_BYTES, write_shards
+from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.processing import MiniMonkeyProcessor
 
-MODELS: dict[Layout, type[InternVLForConditionalGeneration]] = {
-    "native": MiniMonkeyForConditionalGeneration,
-    "stock": InternVLForConditionalGeneration,
-}
+ARCHITECTURES = {"native": "MiniMonkeyForConditionalGeneration", "stock": "InternVLForConditionalGeneration"}
+KEPT = "published"
+"""Where a native folder keeps the small files of the published folder that it was made from."""
+_SMALL_FILES = ("*.json", "tokenizer.model", "merges.txt", "vocab.json", "README.md", "LICENSE*")
 
 
-def convert(source: str | Path, destination: str | Path, *, to: Layout) -> None:
-    """Write the model of a folder or hub id as a "native" or "stock" folder, with equal logits and number format.
+def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write the model of a folder or hub id as a "native", "stock" or "published" folder, with equal logits and number format.
 
     A stock folder has no pyramid: there a picture is cut by plain tiling with the detail level's budget. A native folder made from
-    a stock one goes on cutting so. Raises CheckpointError for a broken source, UsageError for a destination that isn't empty.
+    a stock one goes on cutting so. Only what was published can become a published folder. Raises CheckpointError for a broken
+    source, UsageError for a destination that isn't empty.
     """
-    if to not in MODELS:
-        raise UsageError(f"to={to!r}: expected one of {', '.join(MODELS)}")
+    if to not in get_args(Layout):
+        raise UsageError(f"to={to!r}: expected one of {', '.join(get_args(Layout))}")
     destination = Path(destination).expanduser()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination}: exists and isn't an empty folder; name a new one")
     folder = find_folder(source)
-    processor = load_processor(folder, folder.config("native"))
-    settings = {"config": folder.config(to), "dtype": "auto", "local_files_only": True}
-    model, _ = load_strictly(MODELS[to].from_pretrained, folder.path, **settings)
-    model.save_pretrained(destination)
+    if to == "published":
+        _to_published(folder, destination, shard_bytes)
+    else:
+        _to_hf(folder, destination, to, shard_bytes)
+
+
+def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"], shard_bytes: int) -> None:
+    config = folder.config("native")
+    processor = load_processor(folder, config)
+    check_files(folder, config)
+    destination.mkdir(parents=True, exist_ok=True)
+    with folder.tensors() as tensors:
+        write_shards(tensors, destination, shard_bytes=shard_bytes)
+        dtypes = {str(tensors[name][...].dtype).removeprefix("torch.") for name in sorted(tensors)[:1]}
+    config = folder.config(to)
+    config.architectures, config.dtype = [ARCHITECTURES[to]], dtypes.pop()
+    config.save_pretrained(destination)
+    _generation(folder).save_pretrained(destination)
     if to == "native":
         processor.save_pretrained(destination)
     else:
         _save_stock_processor(processor, destination)
+    if folder.layout == "published" and to == "native":
+        _copy_small_files(folder.path, destination / KEPT)
+
+
+def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> None:
+    small = folder.path if folder.layout == "published" else folder.path / KEPT
+    if not (small / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder.path}: nothing in it says how it was published; only native folders made from published ones can go back"
+        )
+    settings = PublishedSettings(read_json(small / "config.json"), str(small / "config.json"))
+    check_files(folder, folder.config("native"))
+    destination.mkdir(parents=True, exist_ok=True)
+    _copy_small_files(small, destination)
+    with folder.tensors() as tensors:
+        write_shards(to_published(tensors, settings.rules), destination, shard_bytes=shard_bytes)
+
+
+def _copy_small_files(source: Path, destination: Path) -> None:
+    destination.mkdir(parents=True, exist_ok=True)
+    for file in {file for pattern in _SMALL_FILES for file in source.glob(pattern)}:
+        if file.name != "model.safetensors.index.json":
+            shutil.copyfile(file, destination / file.name)
+
+
+def _generation(folder: ModelFolder) -> GenerationConfig:
+    if folder.layout == "published":
+        return generation_settings(folder)
+    file = folder.path / "generation_config.json"
+    return GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
 
 
 def _save_stock_processor(processor: MiniMonkeyProcessor, destination: Path) -> None:

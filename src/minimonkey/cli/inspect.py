@@ -74,7 +74,8 @@ def model_sizes(model: str | None, changes: dict) -> tuple[PyramidSpec, Shape]:
     """How a model cuts pictures, with the changes that the user asks for, and its sizes."""
     if model in SHAPES:
         return PyramidSpec(**changes), SHAPES[model]
-    from minimonkey.checkpoints.folder import find_folder, load_processor
+    from minimonkey.checkpoints.folder import find_folder
+    from minimonkey.checkpoints.load import load_processor
     from minimonkey.inference import EMBEDDED
 
     folder = find_folder(EMBEDDED if model is None else model)

@@ -15,7 +15,8 @@ import torch
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 
-from minimonkey.checkpoints.folder import find_folder, load_processor
+from minimonkey.checkpoints.folder import find_folder
+from minimonkey.checkpoints.load import load_processor
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.data.synthetic.words import ALPHABET
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError

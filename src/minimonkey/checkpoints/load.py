@@ -1,0 +1,149 @@
+"""The two transformers objects of a model's folder: its processor and its network, each fitting the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
+
+from minimonkey import register
+from minimonkey.checkpoints.folder import ModelFolder, first_line, read_json, weight_files
+from minimonkey.checkpoints.published import STOP, chat_template
+from minimonkey.checkpoints.rules import DROPPED, Rule, disk_name, to_published
+from minimonkey.checkpoints.tensors import LazyTensor, opened
+from minimonkey.errors import CheckpointError, PyramidError
+from minimonkey.image_processing import MiniMonkeyImageProcessor
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration, check_fit
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.pyramid import PyramidSpec
+
+
+def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -> MiniMonkeyForConditionalGeneration:
+    """The network of a folder of any layout, in evaluation mode; `settings` are those of `from_pretrained` (dtype, device_map ...).
+
+    Of a published folder each tensor is read when its turn comes, so that no second copy of the weights is ever in memory.
+    Raises CheckpointError naming the tensors that are missing, not expected or misshapen, by their names in the folder.
+    """
+    if folder.layout != "published":
+        return MiniMonkeyForConditionalGeneration.from_pretrained(folder.path, config=config, local_files_only=True, **settings)
+    check_files(folder, config)
+    with folder.tensors() as tensors:
+        network = MiniMonkeyForConditionalGeneration.from_pretrained(None, config=config, state_dict=dict(tensors), **settings)
+    network.generation_config = generation_settings(folder)
+    return network.eval()
+
+
+def generation_settings(folder: ModelFolder) -> GenerationConfig:
+    """A published folder's generation_config.json, with the one token that ends an answer in its template: as the published
+    `chat` has it, which doesn't read the file."""
+    file = folder.path / "generation_config.json"
+    try:
+        found = GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: {first_line(error)}") from error
+    found.eos_token_id = folder.tokenizer.convert_tokens_to_ids(STOP[folder.published.template])
+    found.pad_token_id = folder.tokenizer.pad_token_id
+    return found
+
+
+def check_files(folder: ModelFolder, config: InternVLConfig) -> None:
+    """Compare the names and shapes in the weight files of a folder with what its config.json promises; no values are read.
+
+    Raises CheckpointError for tensors that are missing, not expected, or of another shape.
+    """
+    with torch.device("meta"):
+        network = InternVLForConditionalGeneration(config)
+    rules = folder.published.rules if folder.layout == "published" else ()
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    due, optional = (_shapes({disk_name(n): shapes[n] for n in names}, rules) for names in (shapes.keys() - tied, tied))
+    with opened(weight_files(folder.path)) as tensors:
+        found = {name: tensor.shape for name, tensor in tensors.items() if not DROPPED.fullmatch(name)}
+    check_fit(
+        folder.path,
+        missing=due.keys() - found.keys(),
+        unexpected=found.keys() - due.keys() - optional.keys(),
+        misshapen=(f"{n} {list(found[n])} for {list(due[n])}" for n in due.keys() & found.keys() if found[n] != due[n]),
+    )
+
+
+def _shapes(native: dict[str, tuple[int, ...]], rules: Iterable[Rule]) -> dict[str, tuple[int, ...]]:
+    """The published names and shapes of native ones."""
+    tensors = {name: LazyTensor(shape, partial(torch.empty, shape, device="meta")) for name, shape in native.items()}
+    return {name: tensor.shape for name, tensor in to_published(tensors, rules).items()}
+
+
+def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyProcessor:
+    """The processor of a folder of any layout, fitting the model of that configuration.
+
+    Raises CheckpointError if files are missing or broken, or if tile, tokens a tile or token ids aren't the model's. Warns of each
+    setting of the pyramid that differs from what the model was trained with.
+    """
+    register()  # its parts are found by name
+    for file in folder.path.glob("*.json"):
+        read_json(file)
+    try:
+        processor = MiniMonkeyProcessor.from_pretrained(folder.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder.path}: no usable processor in it ({first_line(error)}); get the folder anew") from error
+    vision, spec = config.vision_config, processor.image_processor.spec
+    try:
+        processor.prompt("?", pictures=1)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder.path}: its chat template can't be used ({first_line(error)}); get the folder anew"
+        ) from error
+    if min(vision.patch_size) < 1:
+        raise CheckpointError(f"{folder.path / 'config.json'}: vision_config.patch_size is {vision.patch_size}; expected 1 or more")
+    patches = (vision.image_size[0] // vision.patch_size[0]) * config.downsample_ratio
+    due = {
+        "tile_px": (spec.tile_px, vision.image_size[0]),
+        "image_seq_length": (processor.image_seq_length, int(patches) ** 2),
+        "image token": (processor.image_token_id, config.image_token_id),
+    }
+    for name, (ours, theirs) in due.items():
+        if ours != theirs:
+            raise CheckpointError(
+                f"{folder.path}: the processor's {name} is {ours}, the model's {theirs}; correct the processor's files"
+            )
+    if len(processor.tokenizer) > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"{folder.path}: the tokenizer knows {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}"
+        )
+    try:
+        trained = spec if config.pyramid is None else PyramidSpec.from_dict(config.pyramid)
+    except PyramidError as error:
+        raise CheckpointError(f"{folder.path / 'config.json'}: {error}") from error
+    for field in dataclasses.fields(PyramidSpec):
+        ours, theirs = getattr(spec, field.name), getattr(trained, field.name)
+        if ours != theirs:
+            warnings.warn(
+                f"{folder.path}: pictures are cut with {field.name}={ours}, the model was trained with {theirs}", stacklevel=3
+            )
+    return processor
+
+
+def _saved_processor(folder: ModelFolder) -> MiniMonkeyProcessor:
+    register()  # its parts are found by name
+    for file in folder.path.glob("*.json"):
+        read_json(file)
+    try:
+        return MiniMonkeyProcessor.from_pretrained(folder.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder.path}: no usable processor in it ({first_line(error)}); get the folder anew") from error
+
+
+def _published_processor(folder: ModelFolder) -> MiniMonkeyProcessor:
+    settings = folder.published
+    return MiniMonkeyProcessor(
+        MiniMonkeyImageProcessor(pyramid=folder.pyramid),
+        folder.tokenizer,
+        chat_template=chat_template(settings.template),
+        image_seq_length=settings.tokens_per_tile,
+    )
