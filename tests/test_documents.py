@@ -3,15 +3,17 @@
 import io
 import os
 import struct
+import sys
 import threading
+import types
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
-from minimonkey.documents import load_picture
-from minimonkey.errors import PictureError
+from minimonkey.documents import VIDEO_FORMATS, frame_indices, frames_prompt, load_frames, load_picture
+from minimonkey.errors import MissingExtraError, PictureError, UsageError
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 LOSSLESS = {"WEBP": {"lossless": True}}
@@ -364,3 +366,181 @@ def test_threads_leave_pillows_settings_alone():
         thread.join()
     assert len(pictures) == 8
     assert Image.MAX_IMAGE_PIXELS == kept
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "indices"),
+    [
+        (0, 8, []),
+        (1, 8, [0]),
+        (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (9, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (10, 1, [4]),
+        (11, 3, [1, 4, 8]),
+        (50, 8, [3, 9, 15, 21, 27, 34, 40, 46]),
+        (301, 4, [37, 112, 187, 262]),
+        (7, 4, [0, 2, 3, 4]),  # 1.5 and 4.5 are rounded to the even number, as numpy does
+    ],
+)
+def test_frames_are_spread_as_published(count, most, indices):
+    assert frame_indices(count, most) == indices
+
+
+def test_no_frame_is_shown_twice():
+    for count in range(1, 200):
+        for most in range(1, 41):
+            indices = frame_indices(count, most)
+            assert len(set(indices)) == len(indices) == min(count, most)
+            assert indices == sorted(indices)
+            assert 0 <= indices[0] and indices[-1] < count
+
+
+def test_the_prompt_numbers_the_frames():
+    assert frames_prompt(2, "What happens?") == "Frame1: <image>\nFrame2: <image>\nWhat happens?"
+    assert frames_prompt(1, "") == "Frame1: <image>\n"
+
+
+def grey(level: int, size: tuple[int, int] = (6, 4)) -> Image.Image:
+    return Image.new("RGB", size, (level, level, level))
+
+
+def levels_of(frames: list[Image.Image]) -> list[int]:
+    return [frame.getpixel((0, 0))[0] for frame in frames]
+
+
+def test_a_folder_in_natural_order(tmp_path):
+    for name, level in (("f10.png", 10), ("f2.PNG", 2), ("F1.bmp", 1), ("f2b.png", 3), ("12.png", 0)):
+        grey(level).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"no picture")
+    (tmp_path / "folder.png").mkdir()
+    frames = load_frames(tmp_path)
+    assert levels_of(frames) == [0, 1, 2, 3, 10]
+    assert_plain(frames[0], grey(0))
+    assert levels_of(load_frames(str(tmp_path), most=2)) == [1, 3]  # 5 frames in two halves: the second and the fourth
+    (tmp_path / "f11.png").write_bytes(b"")
+    with pytest.raises(PictureError, match="f11.png is empty"):
+        load_frames(tmp_path)
+
+
+def test_sources_without_frames(tmp_path):
+    with pytest.raises(PictureError, match="holds no pictures: expected files such as 1.png, 2.png, or name a video file"):
+        load_frames(tmp_path)
+    for source in (tmp_path / "none.mp4", "x" * 5000, "a\0b", "https://example.org/clip.mp4"):
+        with pytest.raises(PictureError, match="there is no such folder of pictures or video file"):
+            load_frames(source)
+    for most in (0, 41, -1, 2.0, True):
+        with pytest.raises(UsageError, match="frames: expected a whole number from 1 to 40"):
+            load_frames(tmp_path, most=most)
+
+
+class FakeVideo:
+    """What PyAV gives of a video whose frames are grey, each a step lighter; `decoded` of its `packets` can be decoded."""
+
+    def __init__(self, packets: int, decoded: int | None = None, rotation: int = 0, size: tuple[int, int] = (6, 4)) -> None:
+        self.packets, self.decoded = packets, packets if decoded is None else decoded
+        self.rotation, self.size, self.reached, self.settings = rotation, size, 0, {}
+        codec = types.SimpleNamespace(width=size[0], height=size[1])
+        self.streams = types.SimpleNamespace(video=[types.SimpleNamespace(codec_context=codec)])
+
+    def open(self, file, **settings):
+        self.settings = settings
+        if file.read() != b"video":
+            raise ErrorOfFFmpeg(1094995529, "Invalid data found when processing input")
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def demux(self, stream):
+        return [types.SimpleNamespace(size=9)] * self.packets + [types.SimpleNamespace(size=0)]  # the last one ends the stream
+
+    def decode(self, stream):
+        for index in range(self.decoded):
+            self.reached = index
+            picture = grey(index, self.size)
+            picture.putpixel((0, self.size[1] - 1), RED)
+            width, height = self.size
+            yield types.SimpleNamespace(width=width, height=height, rotation=self.rotation, to_image=lambda p=picture: p)
+
+
+class ErrorOfFFmpeg(Exception):
+    """Stands for av.FFmpegError."""
+
+    def __init__(self, code: int, strerror: str) -> None:
+        self.strerror = strerror
+
+
+@pytest.fixture
+def film(tmp_path, monkeypatch):
+    """Make a video file that PyAV reads: `film(packets=50)` for its path and the FakeVideo."""
+    path = tmp_path / "clip.mp4"
+
+    def make(content: bytes = b"video", **settings):
+        video = FakeVideo(**{"packets": 50} | settings)
+        monkeypatch.setitem(sys.modules, "av", types.SimpleNamespace(open=video.open, FFmpegError=ErrorOfFFmpeg))
+        path.write_bytes(content)
+        return path, video
+
+    return make
+
+
+def test_frames_of_a_video(film):
+    path, video = film(packets=50)
+    frames = load_frames(path, most=8)
+    assert levels_of(frames) == [3, 9, 15, 21, 27, 34, 40, 46]
+    assert (frames[0].mode, frames[0].size, frames[0].info) == ("RGB", (6, 4), {"notes": []})
+    assert video.reached == 46, "nothing is decoded after the last frame that is shown"
+    assert video.settings["options"] == {"format_whitelist": VIDEO_FORMATS}
+    assert "hls" not in VIDEO_FORMATS and "concat" not in VIDEO_FORMATS
+    assert levels_of(load_frames(film(packets=3)[0])) == [0, 1, 2]
+
+
+def test_frames_of_a_turned_video_are_upright(film):
+    (frame,) = load_frames(film(packets=1, rotation=-90)[0])  # a quarter clockwise, as phones write it
+    assert frame.size == (4, 6)
+    assert frame.getpixel((0, 0)) == RED
+    assert frame.getpixel((3, 5)) == (0, 0, 0)
+
+
+def test_a_video_that_ends_early_has_a_note(film):
+    frames = load_frames(film(packets=10, decoded=4)[0], most=5)
+    assert levels_of(frames) == [0, 2]
+    assert frames[0].info["notes"][0].endswith("clip.mp4: ends early, 2 frames of 5 are used")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"content": b""}, "clip.mp4 is empty (0 bytes): expected a video"),
+        ({"content": b"text"}, "clip.mp4 is not a video that can be read (Invalid data found when processing input): expected a"),
+        ({"packets": 0}, "clip.mp4 has no frames"),
+        ({"decoded": 0}, "clip.mp4 has no frames"),
+        ({"size": (20000, 20000)}, "clip.mp4 has 20000x20000 px, 400 million: the limit is 200 million"),
+    ],
+)
+def test_videos_that_cannot_be_read(film, settings, message):
+    with pytest.raises(PictureError) as caught:
+        load_frames(film(**settings)[0])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sound_alone_is_no_video(film):
+    path, video = film()
+    video.streams.video.clear()
+    with pytest.raises(PictureError, match="expected a video, not sound alone"):
+        load_frames(path)
+
+
+def test_a_video_needs_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    with pytest.raises(MissingExtraError, match=r"reading a video file needs PyAV: pip install 'minimonkey\[video\]'"):
+        load_frames(tmp_path / "clip.mp4")

@@ -158,6 +158,34 @@ def test_box_labels_stand_above_or_hang_where_there_is_no_room():
     assert draw_boxes(picture, []).tobytes() == picture.tobytes()
 
 
+def test_boxes_with_wild_numbers_are_drawn_in_the_picture():
+    picture = Image.new("RGB", (500, 400), GREY)
+    swapped = draw_boxes(picture, [(200, 150, 100, 50)])
+    assert swapped.tobytes() == draw_boxes(picture, [(100, 50, 200, 150)]).tobytes()
+    outside = draw_boxes(picture, [(-50, -60, 10**9, 10**30)])
+    for corner in ((0, 0), (499, 0), (0, 399), (499, 399)):
+        assert outside.getpixel(corner) == BOX_COLOURS[0]
+    assert outside.getpixel((250, 200)) == GREY
+    assert draw_boxes(picture, [(700, 100, 800, 200)]).getpixel((499, 150)) == BOX_COLOURS[0]
+    assert draw_boxes(picture, [(30, 40, 30, 40)]).getpixel((29, 39)) == BOX_COLOURS[0]
+
+
+def test_labels_stay_in_the_picture():
+    picture = Image.new("RGB", (500, 400), GREY)
+    drawn = draw_boxes(picture, [(450, 100, 490, 200)], ["the total of the receipt"])
+    tab = np.asarray(drawn)[85:95]
+    assert (tab[:, 498] == BOX_COLOURS[0]).all()  # it ends at the edge
+    assert 250 < np.flatnonzero((tab == BOX_COLOURS[0]).all(axis=(0, 2)))[0] < 400
+    assert (np.asarray(draw_boxes(picture, [(9, 100, 90, 200)], ["word " * 99]))[89:95, 0] == BOX_COLOURS[0]).all()
+
+
+def test_an_empty_label_is_none():
+    picture = Image.new("RGB", (500, 400), GREY)
+    boxes = [(100, 100, 200, 200), (300, 100, 400, 200)]
+    assert draw_boxes(picture, boxes, ["", ""]).tobytes() == draw_boxes(picture, boxes).tobytes()
+    assert draw_boxes(picture, boxes, ["", "b"]).getpixel((299, 90)) == BOX_COLOURS[1]
+
+
 def test_tiles_are_numbered_on_through_the_levels(monkeypatch):
     firsts, panel = [], visualize._panel
     monkeypatch.setattr(visualize, "_panel", lambda picture, level, first: firsts.append(first) or panel(picture, level, first))

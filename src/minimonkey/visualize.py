@@ -76,18 +76,25 @@ def contact_sheet(picture: Image.Image, pyramid: Pyramid) -> Image.Image:
 
 
 def draw_boxes(picture: Image.Image, boxes: Iterable[Sequence[float]], labels: Sequence[str] = ()) -> Image.Image:
-    """The picture in its own size with boxes (left, top, right, bottom, in its pixels), each with its label if there is one."""
+    """The picture in its own size with boxes (left, top, right, bottom, in its pixels), each with its label if there is one.
+
+    Models write what they like: corners in the wrong order are swapped, and a box that leaves the picture ends at its edge. Lines
+    are drawn around the box as far as there is room. A label of "" is none; Pillow's own font has Latin letters only.
+    """
     drawn = picture.convert("RGB").copy()
     draw = ImageDraw.Draw(drawn)
     line_px = max(1, round(max(drawn.size) / 500))
     font = ImageFont.load_default(max(12, 7 * line_px))
-    for index, (left, top, right, bottom) in enumerate(boxes):
+    for index, (x0, y0, x1, y1) in enumerate(boxes):
+        left, right = sorted(min(max(x, 0), drawn.width) for x in (x0, x1))
+        top, bottom = sorted(min(max(y, 0), drawn.height) for y in (y0, y1))
         colour = BOX_COLOURS[index % len(BOX_COLOURS)]
-        edge = (left - line_px, top - line_px, right + line_px - 1, bottom + line_px - 1)
-        draw.rectangle((edge[0] - 1, edge[1] - 1, edge[2] + 1, edge[3] + 1), None, HALO, line_px + 2)
-        draw.rectangle(edge, None, colour, line_px)
-        if index < len(labels):
-            _tag(draw, labels[index], (edge[0], edge[1]), colour, font)
+        near = max(0, left - line_px), max(0, top - line_px)
+        far = min(drawn.width, right + line_px) - 1, min(drawn.height, bottom + line_px) - 1
+        draw.rectangle((near[0] - 1, near[1] - 1, far[0] + 1, far[1] + 1), None, HALO, line_px + 2)
+        draw.rectangle((*near, *far), None, colour, line_px)
+        if index < len(labels) and labels[index]:
+            _tag(draw, labels[index], near, colour, font, drawn.width)
     return drawn
 
 
@@ -195,11 +202,15 @@ def _write_title(draw: ImageDraw.ImageDraw, level: Level, middle: tuple[float, f
     draw.text((x + font.getlength(f"{level.name}  "), y), _title(level), INK, font, "lm")
 
 
-def _tag(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], colour: Colour, font: Font) -> None:
-    """White text on a tab of this colour that stands on the corner; hangs from it where there is no room above."""
+def _tag(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], colour: Colour, font: Font, width_px: int) -> None:
+    """White text on a tab of this colour that stands on the corner; hangs from it where there is no room above.
+
+    It moves to the left, as far as the edge, where the picture, `width_px` wide, has too little room on the right.
+    """
     left, top, right, bottom = draw.textbbox((0, 0), text, font)
     pad = max(2, (bottom - top) // 4)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    x, y = corner[0], corner[1] - height if corner[1] >= height else corner[1]
+    x = max(0, min(corner[0], width_px - 1 - width))
+    y = corner[1] - height if corner[1] >= height else corner[1]
     draw.rectangle((x, y, x + width, y + height), colour)
     draw.text((x + pad - left, y + pad - top), text, HALO, font)
