@@ -5,7 +5,9 @@ SURFACE = {
     "ask": [
         *(
             "--device",
+            "--draw",
             "--dtype",
+            "--frames",
             "--help",
             "--json",
             "--max-new-tokens",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minimonkey.pyramid import PyramidSpec, Size
+from minimonkey.cli.ask import box_labels, draw_answer
+from minimonkey.pyramid import Box, PyramidSpec, Size
+from minimonkey.visualize import BOX_COLOURS, draw_boxes
 
 
 @pytest.fixture
@@ -87,6 +89,79 @@ def test_several_pictures_and_none(run, folder, picture):
     assert json.loads(run(*words, "Hello?").out)["tokens"]["image"] == 0
 
 
+def test_the_boxes_are_drawn_on_the_first_picture(run, folder, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("minimonkey.inference.boxes_of", lambda text, source: [Box(10, 10, source.width // 2, 40)])
+    Image.new("RGB", (30, 30)).save(tmp_path / "other.png")
+    out = tmp_path / "out.png"
+    words = ("ask", "-m", folder, "--max-new-tokens", "2", picture, str(tmp_path / "other.png"), "What?", "--draw", str(out))
+    result = run(*words, "--quiet")
+    assert (result.code, result.err) == (0, f"wrote {out}\n")
+    with Image.open(picture) as given, Image.open(out) as drawn:
+        assert drawn.tobytes() == draw_boxes(given, [Box(10, 10, 45, 40)]).tobytes()
+    out.unlink()
+    told = run(*words, "--json")
+    assert json.loads(told.out)["boxes"] == [[10, 10, 45, 40]]
+    assert out.exists()
+
+
+def test_an_answer_without_boxes_is_not_drawn(run, folder, picture, tmp_path):
+    out = tmp_path / "out.png"
+    result = run("ask", "-m", folder, "--max-new-tokens", "2", "-q", "--draw", str(out), picture, "What?")
+    assert (result.code, result.err) == (0, f"minimonkey: the answer has no boxes, {out} is not written\n")
+    assert not out.exists()
+
+
+def test_a_drawing_that_fails_after_the_answer_is_one_line(run, folder, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("minimonkey.inference.boxes_of", lambda text, source: [Box(1, 2, 3, 4)])
+    (tmp_path / "taken.png").mkdir()
+    result = run("ask", "-m", folder, "--max-new-tokens", "2", picture, "What?", "--draw", str(tmp_path / "taken.png"))
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"can't write {tmp_path / 'taken.png'}: " in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("nothing", []),
+        ("<box>[[1, 2, 3, 4]]</box>", [""]),
+        ("<ref>the bus</ref><box>[[1, 2, 3, 4]]</box> and <box>[[5,6,7,8]]</box>", ["the bus", ""]),
+        ("<ref> two\ncats </ref> <box>[[1,2,3,4], [5,6,7,8]]</box>", ["two cats", "two cats"]),
+        ("<ref>a</ref> is not <ref>b</ref><box>[[1,2,3,4]]</box>", ["b"]),
+        ("<ref>no places</ref><box>here</box><ref>c</ref><box>[[1,2,3,4]]", []),
+    ],
+)
+def test_labels_of_boxes(text, labels):
+    assert box_labels(text) == labels
+
+
+def test_labels_are_drawn(tmp_path, capsys):
+    answer = types.SimpleNamespace(boxes=[Box(20, 40, 120, 90), Box(150, 40, 190, 90)], token_ids=[7])
+    text = "<ref>bus</ref><box>[[100,400,600,900]]</box><box>[[750,400,950,900]]</box>"
+    vlm = types.SimpleNamespace(processor=types.SimpleNamespace(decode=lambda tokens: {(7,): text}[tuple(tokens)]))
+    picture = Image.new("RGB", (200, 100), "grey")
+    draw_answer(tmp_path / "out.png", picture, answer, vlm)
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert drawn.tobytes() == draw_boxes(picture, answer.boxes, ["bus", ""]).tobytes()
+        assert drawn.getpixel((19, 36)) == BOX_COLOURS[0]
+    assert capsys.readouterr() == ("", f"wrote {tmp_path / 'out.png'}\n")
+
+
+def test_frames_are_one_tile_each_and_numbered(run, folder, tmp_path):
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for number in range(1, 12):
+        Image.new("RGB", (90, 60), (20 * number, 0, 0)).save(clip / f"{number}.png")
+    words = ("ask", "-m", folder, "--max-new-tokens", "3", "--json")
+    watched = json.loads(run(*words, "--frames", "3", str(clip), "What?").out)
+    assert [pyramid["levels"] for pyramid in watched["pyramids"]] == [{"thumbnail": {"columns": 1, "rows": 1}}] * 3
+    assert watched["tokens"]["image"] == 3 * 4
+    marks = "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\nWhat?"
+    chosen = [str(clip / name) for name in ("2.png", "5.png", "9.png")]
+    pictures = json.loads(run(*words, "--pyramid", "1-1", *chosen, marks).out)
+    for name in ("text", "tokens", "mean_logprob"):
+        assert watched[name] == pictures[name]
+
+
 def test_system_message_counts(run, folder, picture):
     words = ("ask", "-m", folder, "--max-new-tokens", "1", "--json", picture, "What?")
     plain, told = json.loads(run(*words).out), json.loads(run(*words, "--system", "Be brief.").out)
@@ -115,6 +190,16 @@ def test_notes_on_a_picture_go_to_standard_error(run, folder, tmp_path):
         (["{picture}", "<image><image> What?"], "image"),
         (["--pyramid", "0-4", "{picture}", "What?"], "0"),
         (["--pyramid", "many", "{picture}", "What?"], "4-12/3-7"),
+        (["--draw", "out.png", "What?"], "--draw draws on the first picture, and there is none"),
+        (["--draw", "out.paper", "{picture}", "What?"], "try out.png"),
+        (["--draw", "/no/such/out.png", "{picture}", "What?"], "there is no folder /no/such"),
+        (["--frames", "0", "{folder}", "What?"], "0 frames: expected a whole number from 1 to 40"),
+        (["--frames", "41", "{folder}", "What?"], "41 frames"),
+        (["--frames", "8", "{folder}", "What?"], "holds no pictures"),
+        (["--frames", "8", "{folder}", "{folder}", "What?"], "--frames takes one video file or one folder"),
+        (["--frames", "8", "-", "What?"], "--frames takes one video file or one folder"),
+        (["--frames", "8", "What?"], "--frames takes one video file or one folder"),
+        (["--frames", "8", "--pyramid", "1-4", "{folder}", "What?"], "leave --pyramid 1-4 out"),
         (["--device", "abacus", "{picture}", "What?"], "abacus"),
         (["--dtype", "float3", "{picture}", "What?"], "float3"),
         (["--max-new-tokens", "999999", "{picture}", "What?"], "max_new_tokens"),

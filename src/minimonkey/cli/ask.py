@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimonkey.cli.pictures import ModelOption, PlainOption, PyramidOption, pyramid_changes, read_picture
+from minimonkey.cli.pictures import ModelOption, PlainOption, PyramidOption, pyramid_changes, read_picture, save_picture
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import LEVEL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from minimonkey.inference import Answer
+    from PIL.Image import Image
+
+    from minimonkey.inference import Answer, VisionLanguageModel
+
+ONE_TILE = {"detail": (1, 1), "adaptive": None}
+"""The pyramid of a video's frame, as published."""
 
 
 def ask(
@@ -26,6 +33,14 @@ def ask(
     model: ModelOption = None,
     pyramid: PyramidOption = None,
     plain: PlainOption = False,
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", metavar="N", help="PICTURE is a video or a folder of its frames: show N of them, one tile each."),
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option("--draw", metavar="FILE", help="Write the first picture with the boxes of the answer, if it has any."),
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="The longest answer, in tokens.")
@@ -50,16 +65,19 @@ def ask(
       minimonkey ask examples/receipt.png "What is the total?"
       minimonkey ask --pyramid 4-12/3-7 before.png after.png "What has changed?"
       curl -s https://example.org/page.png | minimonkey ask - "Read the text." --json
+      minimonkey ask --draw found.png street.jpg "Where is the bus? Answer with <box>."
+      minimonkey ask --frames 8 clip.mp4 "What happens?"
     """
-    *sources, question = words
-    if names_a_picture(question):
-        raise UsageError(f'{question} is a picture without a question: minimonkey ask {question} "What does it say?"')
-    if not question.strip():
-        raise UsageError('the question is empty: say what to look for, such as "What does it say?"')
-    if sources.count("-") > 1:
-        raise UsageError("standard input (-) holds one picture; name the others by their files")
+    sources, question = sources_and_question(words)
+    if draw is not None:
+        check_drawing(draw, sources)
     changes = pyramid_changes(pyramid, plain)
-    pictures = [read_picture(source) for source in sources]
+    if frames is None:
+        pictures = [read_picture(source) for source in sources]
+    elif pyramid is not None:
+        raise UsageError(f"--frames shows each frame as one tile: leave --pyramid {pyramid} out")
+    else:
+        pictures, question, changes = *frames_and_question(sources, question, frames), ONE_TILE
 
     start = time.perf_counter()
     from transformers.utils.logging import disable_progress_bar
@@ -71,11 +89,70 @@ def ask(
     load_seconds = time.perf_counter() - start
     settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if as_json:
-        print(json.dumps(as_dict(vlm.ask(pictures, question, **settings), load_seconds), ensure_ascii=False))
-        return
-    answer = say(vlm.stream(pictures, question, **settings))
-    if not quiet:
+        answer = vlm.ask(pictures, question, **settings)
+        print(json.dumps(as_dict(answer, load_seconds), ensure_ascii=False))
+    else:
+        answer = say(vlm.stream(pictures, question, **settings))
+    if draw is not None:
+        draw_answer(draw, pictures[0], answer, vlm)
+    if not (as_json or quiet):
         print(summary(answer, load_seconds), file=sys.stderr)
+
+
+def sources_and_question(words: list[str]) -> tuple[list[str], str]:
+    """The names of pictures and the question, which comes last. Raises UsageError where it isn't one."""
+    *sources, question = words
+    if names_a_picture(question):
+        raise UsageError(f'{question} is a picture without a question: minimonkey ask {question} "What does it say?"')
+    if not question.strip():
+        raise UsageError('the question is empty: say what to look for, such as "What does it say?"')
+    if sources.count("-") > 1:
+        raise UsageError("standard input (-) holds one picture; name the others by their files")
+    return sources, question
+
+
+def frames_and_question(sources: list[str], question: str, most: int) -> tuple[list[Image], str]:
+    """At most so many frames of the one video or folder that `--frames` takes, and the question that numbers them."""
+    from minimonkey.documents import frames_prompt, load_frames
+
+    if len(sources) != 1 or sources == ["-"]:
+        raise UsageError("--frames takes one video file or one folder of pictures, and then the question")
+    pictures = load_frames(sources[0], most=most)
+    for picture in pictures:
+        for note in picture.info["notes"]:
+            print(f"minimonkey: {note}", file=sys.stderr)
+    return pictures, frames_prompt(len(pictures), question)
+
+
+def check_drawing(path: Path, sources: list[str]) -> None:
+    """Raise UsageError at once for a drawing that can't be: the answer may take minutes."""
+    from PIL import Image
+
+    if not sources:
+        raise UsageError("--draw draws on the first picture, and there is none: name one before the question")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"can't write {path}: its name should end as those of pictures do, try {path.stem or 'boxes'}.png")
+    if not path.parent.is_dir():
+        raise UsageError(f"can't write {path}: there is no folder {path.parent}")
+
+
+def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel) -> None:
+    """Write the picture with the answer's boxes and their `<ref>` texts, or say that there are none."""
+    from minimonkey.visualize import draw_boxes
+
+    if not answer.boxes:
+        print(f"minimonkey: the answer has no boxes, {path} is not written", file=sys.stderr)
+        return
+    labels = box_labels(vlm.processor.decode(answer.token_ids))
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
+        save_picture(draw_boxes(picture, answer.boxes, labels), path)
+
+
+def box_labels(text: str) -> list[str]:
+    """For each box of an answer with its special tokens, in the order of `Answer.boxes`, the `<ref>` right before it or ""."""
+    boxes = re.findall(r"(?:<ref>((?:(?!<ref>|</ref>).)*)</ref>\s*)?<box>(.*?)</box>", text, re.DOTALL)
+    corners = re.compile(r"\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]")
+    return [" ".join(label.split()) for label, box in boxes for _ in corners.findall(box)]
 
 
 def names_a_picture(word: str) -> bool:
