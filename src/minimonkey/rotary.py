@@ -99,8 +99,21 @@ ROTARIES: dict[str, type[RowRotary]] = {"dynamic": DynamicRotary, "longrope": Lo
 def stateless_rotary(config: PretrainedConfig) -> RowRotary | None:
     """The rotary module for a language model's configuration; None where transformers' own keeps nothing."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kind = ROTARIES.get(rope.get("rope_type"))
+    kind = ROTARIES.get(rope.get("rope_type", "default"))
     return kind(config) if kind else None
+
+
+def longest_sequence(config: PretrainedConfig, tokenizer_limit: int) -> int:
+    """The most tokens that a language model was made for.
+
+    That is the window it was trained with, but for dynamic rope, which is there to stretch it: by its factor at least, and as far
+    as the tokenizer's `model_max_length` says (10^30 where nobody said).
+    """
+    window: int = config.max_position_embeddings
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "dynamic":
+        return window
+    return max(int(window * rope["factor"]), tokenizer_limit if tokenizer_limit < 10**9 else 0)
 
 
 def make_stateless(model: nn.Module) -> None:
