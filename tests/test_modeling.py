@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transformers import InternVLConfig, InternVLForConditionalGeneration, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
+from minimonkey.compression import CompressionSpec
 from minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.errors import CheckpointError
+from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration, distinct_tiles
 
 IMAGE, TILE_PX = 5, 28  # one image token a tile
@@ -208,3 +210,148 @@ def test_beams_agree_with_the_stock_class(tmp_path, model):
     assert torch.equal(
         model.generate(**inputs, level_tiles=torch.tensor([[1, 0, 1], [1, 0, 1]]), **beams), stock.generate(**inputs, **beams)
     )
+
+
+# -- compression: only some detail tokens reach the language model; tests/test_compression.py compares with the published code ---
+
+HALF = CompressionSpec("scm-reference", keep_ratio=0.5)
+GREEDY = {"max_new_tokens": 7, "do_sample": False}
+
+
+def picture(detail: int = 4, adaptive: int = 2, text: int = 6) -> dict:
+    """One prompt with one picture, a token a tile."""
+    tile_count = detail + adaptive + 1
+    levels = {"level_tiles": torch.tensor([[detail, adaptive, 1]])}
+    return prompt(text, image_tokens=tile_count) | {"pixel_values": tiles(*range(tile_count))} | levels
+
+
+@pytest.fixture(params=["llama", "qwen2", "qwen3", "phi3"])
+def reader(request):
+    return randomised(MiniMonkeyForConditionalGeneration(MiniMonkeyConfig(**settings(request.param))))
+
+
+@torch.no_grad()
+def test_compressed_logits_are_those_of_the_kept_embeddings(reader):
+    inputs = picture()
+    embeddings, selection = reader.model.compress(HALF, **inputs)
+    assert selection.detail == (1, 5)
+    kept = selection.kept.tolist()
+    length = inputs["input_ids"].shape[1]
+    assert kept == [0, *(1 + selection.selected).tolist(), *range(6, length)]
+    assert len(selection.selected) == 2
+
+    features = reader.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
+    whole = reader.get_input_embeddings()(inputs["input_ids"])
+    whole[0, 1:8] = features[:, 0]
+    assert torch.equal(embeddings, whole[:, kept])
+    expected = reader.lm_head(reader.model.language_model(inputs_embeds=whole[:, kept]).last_hidden_state)
+    torch.testing.assert_close(reader(**inputs, compression=HALF).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_compressed_generation_goes_on_from_the_kept_tokens(reader):
+    """Against a loop by hand: a compressed prefill, then one token at a time in its cache, positions counted from the kept ones."""
+    inputs = picture()
+    whole = reader.generate(**inputs, compression=HALF, **GREEDY)
+    assert torch.equal(whole[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+
+    said = []
+    with torch.no_grad():
+        output = reader(**inputs, compression=HALF, use_cache=True)
+        kept = output.logits.shape[1]
+        for step in range(GREEDY["max_new_tokens"]):
+            assert output.past_key_values.get_seq_length() == kept + step
+            said.append(int(output.logits[0, -1].argmax()))
+            token = torch.tensor([[said[-1]]])
+            output = reader(input_ids=token, past_key_values=output.past_key_values, compression=HALF, use_cache=True)
+    new = whole[0, inputs["input_ids"].shape[1] :].tolist()
+    assert len(new) >= 2  # one of them stops there
+    assert new == said[: len(new)]
+
+
+class Overheard(BaseStreamer):
+    def __init__(self):
+        self.pieces = []
+
+    def put(self, value):
+        self.pieces.append(value.flatten().tolist())
+
+    def end(self):
+        self.pieces.append("end")
+
+
+def test_compressed_generation_encodes_once_and_can_be_heard_and_stopped(model, encoded):
+    inputs = picture()
+    plain = model.generate(**inputs, compression=HALF, **GREEDY)
+    assert encoded == [7]
+    new = plain[0, inputs["input_ids"].shape[1] :].tolist()
+
+    streamer, seen = Overheard(), []
+
+    def score(input_ids, scores):
+        seen.append(int(scores[0].argmax()))
+        return scores
+
+    def enough(input_ids, scores, **kwargs):
+        return torch.full((1,), len(seen) == 3, dtype=torch.bool)
+
+    hooks = {"logits_processor": LogitsProcessorList([score]), "stopping_criteria": StoppingCriteriaList([enough])}
+    stopped = model.generate(**inputs, compression=HALF, streamer=streamer, **hooks, **GREEDY)
+    assert stopped.tolist() == [inputs["input_ids"][0].tolist() + new[:3]]
+    assert seen == new[:3]
+    assert streamer.pieces[1:] == [[token] for token in new[:3]] + ["end"]
+
+
+def test_compressed_generation_returns_what_was_asked_for(model):
+    inputs = picture()
+    plain = model.generate(**inputs, compression=HALF, **GREEDY)
+    given = inputs.pop("input_ids")
+    assert torch.equal(model.generate(given, **inputs, compression=HALF, **GREEDY), plain)
+    output = model.generate(given, **inputs, compression=HALF, return_dict_in_generate=True, output_scores=True, **GREEDY)
+    assert torch.equal(output.sequences, plain)
+    assert len(output.scores) == 7
+    beams = model.generate(given, **inputs, compression=HALF, num_beams=3, num_return_sequences=2, **GREEDY)
+    assert torch.equal(beams[:, : given.shape[1]], given.expand(2, -1))
+    assert beams.shape == (2, given.shape[1] + 7)
+
+
+@pytest.mark.parametrize("inputs", [picture(detail=0), prompt(5), prompt(5, 3)], ids=["no detail level", "text", "two texts"])
+def test_where_there_is_nothing_to_compress_nothing_changes(model, inputs):
+    with torch.no_grad():
+        assert torch.equal(model(**inputs, compression=HALF).logits, model(**inputs).logits)
+    assert torch.equal(model.generate(**inputs, compression=HALF, **GREEDY), model.generate(**inputs, **GREEDY))
+
+
+def two(inputs: dict) -> dict:
+    return {name: torch.cat((tensor, tensor)) for name, tensor in inputs.items()}
+
+
+def with_padding(inputs: dict) -> dict:
+    ids = torch.nn.functional.pad(inputs["input_ids"], (2, 0))
+    return inputs | {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (two(picture()), "one prompt with one picture, as published; got 2 with 2"),
+        (with_padding(picture()), "leave padding out"),
+        ({k: v for k, v in picture().items() if k != "level_tiles"}, "needs level_tiles"),
+        (picture() | {"compression": "scm-reference"}, "compression='scm-reference': expected a CompressionSpec"),
+        (picture() | {"position_ids": torch.arange(14)[None]}, "leave out .*position_ids"),
+    ],
+)
+def test_what_cannot_be_compressed_is_one_error(model, inputs, message):
+    for run in (model, model.generate):
+        with pytest.raises(UsageError, match=message):
+            run(**{"compression": HALF} | inputs)
+
+
+def test_compression_belongs_to_a_prompt_at_inference(model):
+    inputs = picture()
+    with pytest.raises(UsageError, match="leave out labels"):
+        model(**inputs, labels=inputs["input_ids"], compression=HALF)
+    begun = model.generate(**inputs, return_dict_in_generate=True, **GREEDY)
+    with pytest.raises(UsageError, match="leave out past_key_values"):
+        model.generate(**inputs, past_key_values=begun.past_key_values, compression=HALF)
+    with pytest.raises(UsageError, match="give input_ids, not embeddings"):
+        model(inputs_embeds=torch.zeros(1, 9, 32), pixel_values=inputs["pixel_values"], compression=HALF)

@@ -1,31 +1,40 @@
-"""The network: InternVL of transformers, told apart only where Mini-Monkey differs. Which tiles does the vision encoder see?
+"""The network: InternVL of transformers, told apart only where Mini-Monkey differs. Which tiles does the vision encoder see, and
+which tokens the language model?
 
 At inference no tile is encoded twice, and tiles go through the encoder a bounded number at a time. Knows nothing of pictures,
 text or devices: tensors stay where the caller put them.
 
     shapes: T tiles, U distinct tiles, P pictures, S tile side in pixels, N tokens a tile, D hidden size,
-            B rows of text, L length of a row, V vocabulary
+            B rows of text, L length of a row, V vocabulary, K tokens that compression keeps
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import InternVLForConditionalGeneration, InternVLModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
-from transformers.utils import logging as progress
 
+from minimonkey.compression import CompressionSpec, Selection, detail_span, select_as_published
 from minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.errors import CheckpointError
+from minimonkey.decoder import attention_in_layer
+from minimonkey.errors import UsageError
+from minimonkey.loading import load_strictly, register_key_names
+from minimonkey.rotary import make_stateless
+
+PICTURE_INPUTS = (
+    "pixel_values",
+    "attention_mask",
+    "level_tiles",
+    "mm_encoder_outputs",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""What else belongs to a prompt than its ids; compression turns all of it into embeddings."""
 
 
 class MiniMonkeyModel(InternVLModel):
@@ -39,8 +48,9 @@ class MiniMonkeyModel(InternVLModel):
     """True sends every tile through the encoder, identical ones too (to compare with)."""
 
     def __init__(self, config: MiniMonkeyConfig) -> None:
-        _register_key_names()
+        register_key_names()
         super().__init__(config)
+        make_stateless(self.language_model)
 
     @can_return_tuple
     def get_image_features(
@@ -66,6 +76,44 @@ class MiniMonkeyModel(InternVLModel):
         first, index = distinct_tiles(pixel_values)
         features = _joined([encode(pixel_values=tiles) for tiles in pixel_values[first].split(self.tile_batch)])
         return features if len(first) == len(index) else _each_tensor(lambda versions: versions[0][index], [features])
+
+    def compress(
+        self,
+        spec: CompressionSpec,
+        input_ids: torch.LongTensor | None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        level_tiles: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+    ) -> tuple[torch.Tensor, Selection] | None:
+        """What the language model gets instead of a prompt: embeddings [1, K, D], and which tokens they are.
+
+        None if there is nothing to compress: no picture, or one without a detail level. Raises UsageError for what the selector
+        can't do: several prompts or pictures, padding.
+        """
+        if not isinstance(spec, CompressionSpec):
+            raise UsageError(f"compression={spec!r}: expected a CompressionSpec")
+        ready = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is None and ready is None:
+            return None
+        if input_ids is None:
+            raise UsageError("compression finds image tokens by their ids: give input_ids, not embeddings")
+        detail = detail_span(input_ids, level_tiles, self.config.image_token_id)
+        if detail is None:
+            return None
+        if attention_mask is not None and not attention_mask.all():
+            raise UsageError("compression takes a prompt without padding: leave padding out")
+        embeddings = self.get_input_embeddings()(input_ids)
+        how = {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
+        encoded = ready or self.get_image_features(pixel_values, return_dict=True, **how)
+        features = encoded.pooler_output.to(embeddings)
+        places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
+        embeddings = embeddings.masked_scatter(places, features)
+        scores = attention_in_layer(self.language_model, embeddings, 1, detail)
+        selection = select_as_published(scores, detail, embeddings.shape[1], spec.keep_ratio)
+        return embeddings[:, selection.kept], selection
 
 
 class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
@@ -101,13 +149,24 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         level_tiles: torch.LongTensor | None = None,
+        compression: CompressionSpec | None = None,
         **kwargs: Any,
     ):
-        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and one more.
+        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and two more.
 
         `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. It says where the levels lie among the
-        image tokens; the logits don't depend on it.
+        image tokens; only `compression` needs it.
+        `compression`: logits are [1, K, V] then, those of the kept tokens. With a cache that holds tokens it does nothing: it
+        belongs to the prompt, and positions go on from the K of them.
         """
+        if compression is not None and not _is_filled(past_key_values):
+            picture = (input_ids, pixel_values, attention_mask, level_tiles, mm_encoder_outputs)
+            compressed = self.model.compress(compression, *picture, vision_feature_layer, vision_feature_select_strategy)
+            if compressed is not None:
+                if labels is not None or position_ids is not None:
+                    raise UsageError("compression changes which tokens there are: leave out labels and position_ids")
+                inputs_embeds, _ = compressed
+                input_ids = pixel_values = attention_mask = mm_encoder_outputs = None
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -123,6 +182,31 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.LongTensor | None = None, *args: Any, compression: CompressionSpec | None = None, **settings):
+        """As in transformers, and one more: with `compression` the language model gets a prompt with fewer detail tokens.
+
+        What comes back is as without it: the whole prompt's ids, then the new ones. Streamers and criteria see the kept ids.
+        """
+        if compression is None:
+            return super().generate(inputs, *args, **settings)
+        if _is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
+            raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
+        prompt = settings.pop("input_ids", inputs)
+        compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
+        if compressed is None:
+            return super().generate(prompt, *args, **settings)
+        embeddings, selection = compressed
+        kept = prompt[:, selection.kept]
+        settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
+        output = super().generate(kept, *args, inputs_embeds=embeddings, attention_mask=torch.ones_like(kept), **settings)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        whole = torch.cat((prompt.expand(len(sequences), -1), sequences[:, kept.shape[1] :]), dim=1)
+        if output is sequences:
+            return whole
+        output.sequences = whole
+        return output
 
 
 def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,69 +228,8 @@ def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.tensor(first, device=pixel_values.device), torch.tensor(index, device=pixel_values.device)
 
 
-def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """Call a `from_pretrained` of transformers; safetensors only, no remote code; returns the model and its loading info.
-
-    Raises CheckpointError naming every tensor that is missing, not expected, or of another shape than the configuration says:
-    transformers would go on with random values.
-    """
-    settings = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-    with _quietly(source):
-        try:
-            model, info = from_pretrained(source, *args, **(kwargs | settings))
-        except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{source}: no model can be made of it ({type(error).__name__}: {reason})") from error
-    misshapen = (f"{name} {list(found)} for {list(due)}" for name, found, due in info["mismatched_keys"])
-    check_fit(source, missing=info["missing_keys"], unexpected=info["unexpected_keys"], misshapen=misshapen)
-    if info["error_msgs"]:
-        raise CheckpointError(f"{source}: no model can be made of it ({'; '.join(info['error_msgs'])[:300]})")
-    return model, info
-
-
-def check_fit(source, *, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
-    """Raises CheckpointError naming the tensors that don't fit the configuration, if there are any."""
-    faults = [*_fault("missing", missing), *_fault("not expected", unexpected), *_fault("of another shape", misshapen)]
-    if faults:
-        raise CheckpointError(f"{source}: tensors and config.json don't fit: {'; '.join(faults)}; get the folder anew")
-
-
-def _fault(what: str, tensors: Iterable[str]) -> Iterator[str]:
-    names = sorted(tensors)
-    if names:
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        yield f"{len(names)} {what} ({', '.join(names[:4])}{more})"
-
-
-@contextmanager
-def _quietly(source) -> Iterator[None]:
-    """Keep back transformers' table of tensors that don't fit (the error names them), and its bar where nothing is fetched."""
-    hide_bar = (source is None or Path(source).is_dir()) and progress.is_progress_bar_enabled()
-    if hide_bar:
-        progress.disable_progress_bar()
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger.addFilter(no_report)
-    try:
-        yield
-    finally:
-        logger.removeFilter(no_report)
-        if hide_bar:
-            progress.enable_progress_bar()
-
-
-def _register_key_names() -> None:
-    """Give our classes the key names of the stock class on disk.
-
-    transformers skips its renaming for classes outside the library unless they are registered by name; a stock folder would then
-    load with a random head. The getter returns copies, which transformers goes on to change.
-    """
-    stock = get_checkpoint_conversion_mapping("internvl")
-    register_checkpoint_conversion_mapping("MiniMonkeyForConditionalGeneration", stock, overwrite=True)
-    register_checkpoint_conversion_mapping("MiniMonkeyModel", get_checkpoint_conversion_mapping("InternVLModel"), overwrite=True)
+def _is_filled(cache: Any) -> bool:
+    return cache is not None and cache.get_seq_length() > 0
 
 
 def _joined(parts: list[BaseModelOutputWithPooling]) -> BaseModelOutputWithPooling:

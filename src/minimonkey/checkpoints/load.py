@@ -19,7 +19,8 @@ from minimonkey.checkpoints.rules import DROPPED, Rule, disk_name, to_published
 from minimonkey.checkpoints.tensors import LazyTensor, opened
 from minimonkey.errors import CheckpointError, PyramidError
 from minimonkey.image_processing import MiniMonkeyImageProcessor
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration, check_fit
+from minimonkey.loading import check_fit
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
 
