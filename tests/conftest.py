@@ -3,12 +3,20 @@
 Each fixture imports what it needs, so that tests of light modules stay light.
 """
 
+from pathlib import Path
+
 import pytest
 
 from minimonkey.pyramid import PyramidSpec
 
 TILE_PX, PATCH_PX, TOKENS_A_TILE = 28, 7, 4
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Inputs and outputs recorded from the published code."""
+    return Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")

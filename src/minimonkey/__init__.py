@@ -18,6 +18,7 @@ _MODULE_OF = {
     "Answer": "answer",
     "Box": "pyramid",
     "CheckpointError": "errors",
+    "CompressionSpec": "compression",
     "DataError": "errors",
     "Grid": "pyramid",
     "MiniMonkeyConfig": "configuration",
@@ -43,16 +44,19 @@ __all__ = ["register", *_MODULE_OF]
 
 def register() -> None:
     """Teach the Auto classes of transformers our model type; `load()` does it too. Calling it again changes nothing."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
     from minimonkey.configuration import MiniMonkeyConfig
     from minimonkey.image_processing import MiniMonkeyImageProcessor
     from minimonkey.modeling import MiniMonkeyForConditionalGeneration
     from minimonkey.processing import MiniMonkeyProcessor
+    from minimonkey.tokenization import LlamaSentencePieceTokenizer, SentencePieceTokenizer
 
     AutoConfig.register("minimonkey", MiniMonkeyConfig, exist_ok=True)
     AutoImageProcessor.register(MiniMonkeyConfig, image_processor_classes={"pil": MiniMonkeyImageProcessor}, exist_ok=True)
     AutoProcessor.register(MiniMonkeyConfig, MiniMonkeyProcessor, exist_ok=True)
+    for tokenizer in (SentencePieceTokenizer, LlamaSentencePieceTokenizer):  # found by their names in tokenizer_config.json
+        AutoTokenizer.register(MiniMonkeyConfig, tokenizer_class=tokenizer, exist_ok=True)
     AutoModelForImageTextToText.register(MiniMonkeyConfig, MiniMonkeyForConditionalGeneration, exist_ok=True)
 
 

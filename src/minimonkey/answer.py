@@ -57,6 +57,15 @@ def boxes_of(text: str, source: Size) -> list[Box]:
     ]
 
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""Name of a token that is one byte of a character, in sentencepiece and in tokenizers made like it."""
+
+
+def whole_characters(tokens: list[str]) -> int:
+    """How many of these tokens surely end a character: without the single bytes at the end, to which more may come."""
+    return len(tokens) - sum(1 for _ in itertools.takewhile(_BYTE.fullmatch, reversed(tokens)))
+
+
 class Call:
     """One run of `generate`: what goes in, and what can be seen of it on the way. Lists have an entry for each row of the batch."""
 

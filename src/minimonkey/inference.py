@@ -1,32 +1,34 @@
 """Pictures and a question in, an answer out: load a model, ask it, stream, batch.
 
-The only place that chooses a device and a number format. What the model gets comes from the processor, what it says from
-`model.generate`: the same two objects that the Auto classes return.
+What the model gets comes from the processor, what it says from `model.generate`: the same two objects that the Auto classes return.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
 
-from minimonkey.answer import Answer, Call, boxes_of
+from minimonkey.answer import Answer, Call, boxes_of, whole_characters
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
+from minimonkey.compression import CompressionSpec
 from minimonkey.documents import load_picture
 from minimonkey.errors import PromptError, UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.placement import Placement
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid, PyramidSpec, Size
+from minimonkey.rotary import longest_sequence
 
+logger = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parent / "nano"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
 ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
@@ -39,50 +41,41 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     pyramid: PyramidSpec | dict | None = None,
+    compression: CompressionSpec | dict | None = None,
+    quantize: Literal["int8", "int4"] | None = None,
+    device_map: str | dict | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     attn_implementation: str | None = None,
 ) -> VisionLanguageModel:
     """A model ready to be asked.
 
-    `model`: a folder or a hub id; the embedded model if not given. `device`: "cuda", "mps", "cpu" ...; the best there is if not
-    given. `dtype`: "float32", "bfloat16" or "float16"; what suits the device if not given, float32 on a CPU and bfloat16
-    elsewhere. `pyramid`: how pictures are cut unless a call says otherwise; the folder's own setting if not given.
+    `model`: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published; the embedded
+    model if not given. `device` ("cuda", "cpu" ...) and `dtype` ("float32", "bfloat16", "float16"): the best there is if not given.
+    `pyramid` and `compression`: how pictures are cut and which image tokens are dropped, unless a call says otherwise; if not given
+    as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits.
+    `device_map`: spread over devices (accelerate). `attn_implementation`: one of transformers'.
 
     Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
-    tiles of another size than the model's, UsageError for an unknown device or dtype. Warns if the folder's pyramid isn't the one
-    that the model was trained with.
+    tiles of another size than the model's, UsageError for settings that can't run here, MissingExtraError for a package that isn't
+    installed. Warns if the folder's pyramid isn't the one that the model was trained with.
     """
-    place = _device(device)
-    number = _dtype(dtype, place)
+    where = Placement.choose(device, dtype, device_map, quantize)
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
     processor = load_processor(folder, config)
-    network = load_network(folder, config, dtype=number, attn_implementation=attn_implementation)
+    try:
+        network = load_network(folder, config, attn_implementation=attn_implementation, **where.settings(config))
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"attn_implementation={attn_implementation!r} can't run here ({reason}); leave it out") from error
     if pyramid is not None:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
-    return VisionLanguageModel(network.to(place).eval(), processor)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place).item()  # "meta" has no values
-    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: a torch built without CUDA
-        reason = str(error).strip().splitlines()[0][:120]
-        raise UsageError(f"device={str(device)!r} is not there ({reason}); leave it out for the best there is") from error
-    return place
-
-
-def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.float32 if place.type == "cpu" else torch.bfloat16
-    number = DTYPES.get(str(dtype).removeprefix("torch."))
-    if number is None:
-        raise UsageError(f"dtype={str(dtype)!r}: expected one of {', '.join(DTYPES)}")
-    return number
+    if device_map is None and quantize is None:
+        network = network.to(where.device)
+    vlm = VisionLanguageModel(network.eval(), processor, compression)
+    logger.info("%s: %r", folder.name, vlm)
+    return vlm
 
 
 class VisionLanguageModel:
@@ -93,9 +86,19 @@ class VisionLanguageModel:
     `do_sample=True` is given; it and other `generation` settings are those of `model.generate`.
     """
 
-    def __init__(self, model: MiniMonkeyForConditionalGeneration, processor: MiniMonkeyProcessor) -> None:
+    def __init__(
+        self,
+        model: MiniMonkeyForConditionalGeneration,
+        processor: MiniMonkeyProcessor,
+        compression: CompressionSpec | dict | None = None,
+    ) -> None:
         self.model = model
         self.processor = processor
+        self.compression = _selection(compression)
+
+    def __repr__(self) -> str:
+        spec, number = self.processor.image_processor.spec, str(self.model.dtype).removeprefix("torch.")
+        return f"VisionLanguageModel({self.model.config.text_config.model_type}, {number} on {self.model.device}, {spec})"
 
     def ask(
         self,
@@ -105,16 +108,19 @@ class VisionLanguageModel:
         system: str | None = None,
         history: Sequence[tuple[str, str]] | None = None,
         pyramid: PyramidSpec | dict | None = None,
+        compression: CompressionSpec | dict | None = None,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
         """One answer.
 
-        `history`: earlier (question, answer) pairs. `max_new_tokens`: the longest answer; if not given, what the model's own
-        settings say, or less where the prompt leaves no room for it. Raises PromptError if pictures and marks don't match or the
-        prompt is too long, PictureError for a picture that can't be read, UsageError for an unknown setting.
+        `history`: earlier (question, answer) pairs. `pyramid`, `compression`: for this call, not the model's. `max_new_tokens`: the
+        longest answer; if not given, what the model's own settings say, or less where the prompt leaves no room for it. Raises
+        PromptError if pictures and marks don't match or the prompt is too long, PictureError for a picture that can't be read,
+        UsageError for an unknown setting.
         """
         settings = {"system": system, "history": history, "pyramid": pyramid, "max_new_tokens": max_new_tokens}
+        settings["compression"] = compression
         return self._answers(self._call([(pictures, question)], **settings, **generation))[0]
 
     def stream(self, pictures: Any, question: str, **settings: Any) -> Generator[str, None, Answer]:
@@ -129,7 +135,7 @@ class VisionLanguageModel:
         rows = list(requests)
         return self._answers(self._call(rows, **settings)) if rows else []
 
-    def _call(self, rows, system=None, history=None, pyramid=None, max_new_tokens=None, **generation) -> Call:
+    def _call(self, rows, system=None, history=None, pyramid=None, compression=None, max_new_tokens=None, **generation) -> Call:
         """Everything that `generate` needs. The length is checked before any pixel is looked at."""
         begun = time.perf_counter()
         settings = self._settings(generation)
@@ -143,6 +149,8 @@ class VisionLanguageModel:
         settings["max_new_tokens"] = self._room(lengths, pyramids, max_new_tokens)
         every = [picture for row in pictures for picture in row]
         inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
+        if (selection := _selection(compression) or self.compression) is not None:
+            settings["compression"] = selection
         return Call(dict(inputs), settings, pyramids, lengths, begun)
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +184,8 @@ class VisionLanguageModel:
 
     @property
     def _context(self) -> int:
-        """The longest prompt and answer that the model was trained on, in tokens."""
-        return self.model.config.text_config.max_position_embeddings
+        """The longest prompt and answer that the model was made for, in tokens."""
+        return longest_sequence(self.model.config.text_config, self.processor.tokenizer.model_max_length)
 
     def _answers(self, call: Call) -> list[Answer]:
         """Run the model and read what it wrote."""
@@ -226,17 +234,15 @@ class VisionLanguageModel:
 
     def _settled_text(self, tokens: list[int]) -> str:
         """The part of the text that later tokens can't change: without the bytes of a character that may not be whole yet."""
-        names = self.processor.tokenizer.convert_ids_to_tokens(tokens)
-        while names and _BYTE.fullmatch(names[-1]):
-            names.pop()
-        return self._text(tokens[: len(names)]).rstrip("\ufffd").rstrip()
+        settled = whole_characters(self.processor.tokenizer.convert_ids_to_tokens(tokens))
+        return self._text(tokens[:settled]).rstrip("\ufffd").rstrip()
 
     def _text(self, tokens: list[int]) -> str:
         return self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
 
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
-"""Name of a token that is one byte of a character, in sentencepiece and in tokenizers made like it."""
+def _selection(compression: CompressionSpec | dict | None) -> CompressionSpec | None:
+    return CompressionSpec.from_dict(compression) if isinstance(compression, dict) else compression
 
 
 def _listed(pictures: Any) -> list[Any]:

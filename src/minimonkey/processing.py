@@ -122,6 +122,12 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return re.compile("|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in strings if len(s) > 1 and not s.isspace()))
 
     @cached_property
+    def _answer_start(self) -> str:
+        """What the template writes before an answer."""
+        question = [_message("user", "?")]
+        return self.apply_chat_template(question, add_generation_prompt=True).removeprefix(self.apply_chat_template(question))
+
+    @cached_property
     def _turn_end(self) -> str:
         """What the template writes after an answer."""
         turns = [_message("user", "?"), _message("assistant", "!")]
@@ -136,8 +142,15 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return self.tokenizer(text).input_ids
 
     def encode_answer(self, answer: str) -> list[int]:
-        """The ids of an answer and of what ends it in the template: what a model learns to write after `encode_chat`."""
-        return self.tokenizer(self.plain_text(answer) + self._turn_end, add_special_tokens=False).input_ids
+        """The ids of an answer and of what ends it in the template: what a model learns to write after `encode_chat`.
+
+        They are those that the answer has behind the prompt: alone, Phi-3's tokenizer would open it with a space.
+        """
+        prompt, whole = (
+            self.tokenizer(self._answer_start + text, add_special_tokens=False).input_ids
+            for text in ("", self.plain_text(answer) + self._turn_end)
+        )
+        return whole[len(prompt) :]
 
     def count_tokens(self, text: str, sizes: Sequence[Size | tuple[int, int]] = (), **settings: Any) -> int:
         """The length of a prompt whose pictures have these sizes (height, width), without any pixels.

@@ -16,10 +16,12 @@ from transformers import (
     InternVLProcessor,
 )
 
+import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_processor
 from minimonkey.errors import CheckpointError, UsageError
+from minimonkey.inference import EMBEDDED
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.pyramid import PyramidSpec
 
@@ -114,13 +116,51 @@ def test_refusals(saved, tmp_path):
     source = saved()
     with pytest.raises(UsageError, match="exists and isn't an empty folder"):
         convert(source, source, to="stock")
-    with pytest.raises(UsageError, match=r"to='onnx': expected one of native, stock"):
+    with pytest.raises(UsageError, match=r"to='onnx': expected one of native, stock, published"):
         convert(source, tmp_path / "new", to="onnx")
     with pytest.raises(CheckpointError, match="no such folder"):
         convert(tmp_path / "missing", tmp_path / "new", to="stock")
     weights = load_file(source / "model.safetensors")
     del weights["multi_modal_projector.linear_1.bias"]
     save_file(weights, source / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 missing \(model\.multi_modal_projector\.linear_1\.bias\)"):
+    with pytest.raises(CheckpointError, match=r"1 missing \(multi_modal_projector\.linear_1\.bias\)"):
         convert(source, tmp_path / "new", to="stock")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(CheckpointError, match="nothing in it says how it was published"):
+        convert(EMBEDDED, tmp_path / "new", to="published")
+    assert not (tmp_path / "new").exists()
+
+
+PUBLISHED = ["minimonkey-internlm2-56", "internvl2-qwen2-56"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_to_native_and_back_keeps_every_bit(tmp_path, golden, name):
+    source = golden / name
+    convert(source, tmp_path / "native", to="native", shard_bytes=200_000)
+    assert len(list((tmp_path / "native").glob("model-*.safetensors"))) > 1
+    convert(tmp_path / "native", tmp_path / "back", to="published")
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(after[key].dtype == before[key].dtype and torch.equal(after[key], before[key]) for key in before)
+    small = {file.name for file in source.iterdir()} - {"model.safetensors", "golden.json", "golden.safetensors"}
+    assert small <= {file.name for file in (tmp_path / "back").iterdir()}
+    for file in small:
+        assert (tmp_path / "back" / file).read_bytes() == (source / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_all_layouts_of_a_published_model_give_equal_logits_and_ids(tmp_path, golden, picture, name):
+    convert(golden / name, tmp_path / "native", to="native")
+    convert(golden / name, tmp_path / "stock", to="stock")
+    published, native = (minimonkey.load(path, device="cpu") for path in (golden / name, tmp_path / "native"))
+    assert native.processor.image_processor.spec == published.processor.image_processor.spec
+    inputs = published.processor(images=[picture], text=[published.processor.prompt("Read.", pictures=1)], return_tensors="pt")
+    again = native.processor(images=[picture], text=[native.processor.prompt("Read.", pictures=1)], return_tensors="pt")
+    assert inputs.keys() == again.keys() and all(torch.equal(inputs[key], again[key]) for key in inputs)
+    assert native.model.generation_config.eos_token_id == published.model.generation_config.eos_token_id
+    expected = logits(published.model, inputs)
+    assert torch.equal(logits(native.model, inputs), expected)
+    del inputs["level_tiles"]
+    stock = InternVLForConditionalGeneration.from_pretrained(tmp_path / "stock", dtype=torch.float32)
+    torch.testing.assert_close(logits(stock, inputs), expected, rtol=0, atol=1e-5)

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import load_file
 
 import minimonkey
@@ -54,7 +54,7 @@ def break_config(path):
 
 
 def other_kind(path):
-    edit(path / "config.json", model_type="internvl_chat")
+    edit(path / "config.json", model_type="internvl_chats")
 
 
 def no_object(path):
@@ -97,8 +97,8 @@ def broken_index(path):
     [
         (remove_config, "no config.json in it; give the folder"),
         (break_config, r"config\.json: is not readable JSON .*; get the folder anew"),
-        (no_object, "model_type is None; expected one of minimonkey, internvl"),
-        (other_kind, "model_type is 'internvl_chat'; expected one of minimonkey, internvl"),
+        (no_object, "model_type is None; expected one of minimonkey, internvl, internvl_chat"),
+        (other_kind, "model_type is 'internvl_chats'; expected one of minimonkey, internvl, internvl_chat"),
         (no_weights, r"model\.safetensors: missing; get the folder anew"),
         (cut_weights, r"model\.safetensors: broken or cut short"),
         (empty_weights, r"model\.safetensors: broken or cut short"),
@@ -152,17 +152,28 @@ def test_a_hub_id_offline(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_id_that_is_unknown(monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            RepositoryNotFoundError,
+            "RepositoryNotFoundError: 404 Client Error. Not Found.*check the name and the revision and, for a private",
+        ),
+        (GatedRepoError, "accept its licence at https://huggingface.co/nobody/nothing, then log in"),
+    ],
+)
+def test_a_hub_id_that_the_hub_refuses(monkeypatch, kind, message):
     class Response:
         headers: dict = {}
         request = None
 
     def refuse(name, **settings):
-        raise RepositoryNotFoundError("404 Client Error.\n\nRepository Not Found", response=Response())
+        raise kind("404 Client Error.\n\nNot Found", response=Response())
 
     monkeypatch.setattr(folder_module, "snapshot_download", refuse)
-    with pytest.raises(CheckpointError, match="RepositoryNotFoundError: 404 Client Error. Repository Not Found"):
+    with pytest.raises(CheckpointError, match=message) as caught:
         find_folder("nobody/nothing")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_hub_id_is_fetched_without_code_or_pickles(saved, monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import InternVLConfig, PreTrainedTokenizerBase
 
@@ -120,9 +120,14 @@ def _fetch(model: str, revision: str | None, token: str | bool | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, token=token, allow_patterns=WANTED_FILES))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        if isinstance(error, GatedRepoError):
+            advice = f"accept its licence at https://huggingface.co/{model}, then log in (hf auth login) or pass a token"
+        elif isinstance(error, HfHubHTTPError):
+            advice = "check the name and the revision and, for a private model, the token"
+        else:
+            advice = "check the name and the network; without one (HF_HUB_OFFLINE), only models fetched before can be used"
         raise CheckpointError(
-            f"{model}: no folder of this name here, and the hub gave none ({type(error).__name__}: {first_line(error)}); "
-            "check the name, the network and, for a private model, the token"
+            f"{model}: no folder of this name here, and the hub gave none ({type(error).__name__}: {first_line(error)}); {advice}"
         ) from error
 
 

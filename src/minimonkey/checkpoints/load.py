@@ -86,13 +86,7 @@ def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyPro
     Raises CheckpointError if files are missing or broken, or if tile, tokens a tile or token ids aren't the model's. Warns of each
     setting of the pyramid that differs from what the model was trained with.
     """
-    register()  # its parts are found by name
-    for file in folder.path.glob("*.json"):
-        read_json(file)
-    try:
-        processor = MiniMonkeyProcessor.from_pretrained(folder.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder.path}: no usable processor in it ({first_line(error)}); get the folder anew") from error
+    processor = _published_processor(folder) if folder.layout == "published" else _saved_processor(folder)
     vision, spec = config.vision_config, processor.image_processor.spec
     try:
         processor.prompt("?", pictures=1)

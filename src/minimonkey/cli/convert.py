@@ -14,24 +14,31 @@ from minimonkey.errors import UsageError
 class Layout(StrEnum):
     """What `--to` accepts."""
 
-    STOCK = "stock"
     NATIVE = "native"
+    STOCK = "stock"
+    PUBLISHED = "published"
 
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A model folder or a hub id.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Where to write; a new or empty folder.")],
     to: Annotated[
-        Layout, typer.Option("--to", help='"stock": for engines that know transformers\' InternVL but not us; "native": ours.')
+        Layout,
+        typer.Option(
+            "--to",
+            help='"native": ours; "stock": for engines that know transformers\' InternVL but not us; "published": as InternVL and '
+            "Mini-Monkey were published, if the folder comes from there.",
+        ),
     ] = Layout.NATIVE,
 ) -> None:
     """Write a model folder in another layout.
 
-    A stock folder loads in transformers' own InternVLForConditionalGeneration and gives the same logits; what it
-    can't hold, the pyramid, is left out of it.
+    Weights are copied bit for bit, a shard at a time. A stock folder loads in transformers' own
+    InternVLForConditionalGeneration and gives the same logits; what it can't hold, the pyramid, is left out of it.
 
     \b
-    Example:
+    Examples:
+      minimonkey convert mx262/MiniMonkey minimonkey-2b
       minimonkey convert runs/my-run/checkpoint-00002500 my-model-stock --to stock
     """
     from transformers.utils.logging import disable_progress_bar

@@ -16,19 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minimonkey.data.synthetic.lines import Sample, make_sample
+from minimonkey.data.synthetic.lines import make_sample
 from minimonkey.data.synthetic.words import ALPHABET
 from minimonkey.errors import UsageError
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
-from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.training.config import Ingredient, TrainConfig
+from minimonkey.training.labels import IGNORE, POINTS, SLOTS, character_labels, point_labels
 
-SLOTS = 3
-"""Characters that one patch can name: 14-px patches rarely hold the centres of more."""
-SMALLEST_PX = 8.0
-"""Print smaller than this on a level's canvas is neither asked for nor held against the encoder."""
-IGNORE = -100
 QUESTIONS = (
     "Read the text.",
     "What does it say?",
@@ -37,8 +32,6 @@ QUESTIONS = (
     "What is written here?",
     "Please read the text in the picture.",
 )
-CLASS_OF = {character: index + 1 for index, character in enumerate(ALPHABET)}
-"""Class of each character in the character head; 0 is an empty slot. Spaces count as empty."""
 
 
 class Drawn(NamedTuple):
@@ -48,21 +41,23 @@ class Drawn(NamedTuple):
     """uint8 [T, 3, S, S]"""
     characters: np.ndarray
     """int16 [T, N, K]: classes, IGNORE where the print is too small to tell"""
+    points: np.ndarray
+    """int16 [T, N, POINTS]: the same for points of each patch"""
     question: str
     text: str
 
 
 class CharactersHead(nn.Module):
-    """Names the characters whose centres lie in a patch: [T, N, C] -> [T, N, K, classes]."""
+    """Names the characters whose centres lie in a patch, and those at its points: [T, N, C] -> [T, N, K + POINTS, classes]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, SLOTS * (len(ALPHABET) + 1))
+        self.linear = nn.Linear(width, (SLOTS + POINTS) * (len(ALPHABET) + 1))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         logits = self.linear(self.norm(patches))
-        return logits.unflatten(-1, (SLOTS, len(ALPHABET) + 1))
+        return logits.unflatten(-1, (SLOTS + POINTS, len(ALPHABET) + 1))
 
 
 @dataclass(frozen=True)
@@ -79,17 +74,22 @@ class Batches(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.config.seed, number, self.split == "train"])
+        drawn: list[Drawn] = []
+        tiles = 0
+        while tiles < self.config.tiles_per_batch:
+            if not drawn or self.config.stage == "characters":  # no rows to pad there
+                ingredient = self._choose(rng)
+            drawn.append(self._draw_small(ingredient, rng))
+            tiles += len(drawn[-1].tiles)
+        return self._collate(drawn)
+
+    def _choose(self, rng: np.random.Generator) -> Ingredient:
+        """An ingredient of the mixture, with one size of print."""
         weights = np.array([ingredient.weight for ingredient in self.config.mixture])
         ingredient = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
         low, high = ingredient.size_px
         size_px = low + (high - low) * rng.random() if ingredient.uniform else low * (high / low) ** rng.random()
-        ingredient = dataclasses.replace(ingredient, size_px=(size_px, size_px))
-        drawn: list[Drawn] = []
-        tiles = 0
-        while tiles < self.config.tiles_per_batch:
-            drawn.append(self._draw_small(ingredient, rng))
-            tiles += len(drawn[-1].tiles)
-        return self._collate(drawn)
+        return dataclasses.replace(ingredient, size_px=(size_px, size_px))
 
     def _draw_small(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         for _ in range(100):
@@ -110,12 +110,14 @@ class Batches(torch.utils.data.Dataset):
             sample = make_sample(seed, ingredient.kind, **settings)
         text = "\n".join(line.text for line in sample.lines)
         question = QUESTIONS[rng.integers(len(QUESTIONS))]
-        return Drawn(tiles_uint8(sample.picture, spec), character_labels(sample, spec, self.patch_px), question, text)
+        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
+        return Drawn(tiles_uint8(sample.picture, spec), *labels, question, text)
 
     def _collate(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
         batch = {
             "tiles": torch.from_numpy(np.concatenate([sample.tiles for sample in drawn])),
             "characters": torch.from_numpy(np.concatenate([sample.characters for sample in drawn])).long(),
+            "points": torch.from_numpy(np.concatenate([sample.points for sample in drawn])).long(),
         }
         if self.config.stage == "read":
             batch |= self._tokens(drawn)
@@ -136,36 +138,6 @@ class Batches(torch.utils.data.Dataset):
             labels[row, len(ids) - answer : len(ids)] = torch.tensor(ids[-answer:])
         mask = torch.arange(longest) < torch.tensor([[len(ids)] for ids in rows])
         return {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
-
-
-def character_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray:
-    """For every patch of every tile, the classes of the characters whose centres fall in it: int16 [T, N, K], by line, then x.
-
-    Patches with print of less than SMALLEST_PX on a level's canvas are IGNORE. Of more than K in a patch the first count.
-    """
-    size = Size(sample.picture.height, sample.picture.width)
-    side = spec.tile_px // patch_px
-    levels = []
-    for level in spec.plan(size).levels:
-        columns, rows = level.grid
-        labels = np.zeros((rows * side, columns * side, SLOTS), np.int16)
-        filled = np.zeros((rows * side, columns * side), np.int16)
-        scale_x = (level.content.right - level.content.left) / size.width
-        scale_y = (level.content.bottom - level.content.top) / size.height
-        for line in sample.lines:
-            x = ((level.content.left + line.centers[:, 0] * scale_x) / patch_px).astype(int)
-            y = ((level.content.top + line.centers[:, 1] * scale_y) / patch_px).astype(int)
-            too_small = (line.box[3] - line.box[1]) * scale_y < SMALLEST_PX
-            for character, column, row in zip(line.text, x, y, strict=True):
-                if character == " " or not (0 <= row < rows * side and 0 <= column < columns * side):
-                    continue
-                if too_small:
-                    labels[row, column] = IGNORE
-                elif filled[row, column] < SLOTS:
-                    labels[row, column, filled[row, column]] = CLASS_OF[character]
-                    filled[row, column] += 1
-        levels.append(labels.reshape(rows, side, columns, side, SLOTS).swapaxes(1, 2).reshape(rows * columns, side * side, SLOTS))
-    return np.concatenate(levels)
 
 
 def normalise(tiles: torch.Tensor, processor: MiniMonkeyProcessor) -> torch.Tensor:
@@ -200,7 +172,7 @@ class Losses(nn.Module):
             encoded = self.model.get_image_features(pixel_values=pixel_values)
         if self.config.stage == "characters" or self.config.characters_weight > 0:
             patches = encoded.last_hidden_state[:, 1:]
-            character_loss, figures = self._characters(patches, batch["characters"])
+            character_loss, figures = self._characters(patches, batch)
             loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
         if self.config.stage == "read" and self.config.alignment_weight > 0:
             loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
@@ -212,16 +184,19 @@ class Losses(nn.Module):
             loss, figures = loss + text_loss, figures | text_figures
         return loss, figures
 
-    def _characters(self, patches: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits = self.characters_head(patches).float()
-        named = labels > 0
-        # Empty slots are most of all slots: count them as one character in twenty. Large print has few characters a tile: without
-        # the root it would hardly count beside small print.
-        weights = torch.where(named, 1.0, 0.05) * (labels != IGNORE) * named.sum((1, 2), keepdim=True).clamp(min=4) ** -0.5
-        losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=IGNORE, reduction="none")
-        right = (logits.argmax(-1) == labels) & named
-        figures = {"characters_right": right.sum() / named.sum().clamp(min=1)}
-        return (losses * weights.flatten()).sum() / weights.sum().clamp(min=1), figures
+    def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = torch.zeros((), device=patches.device)
+        figures = {}
+        logits = self.characters_head(patches).float().split((SLOTS, POINTS), dim=2)
+        # Most slots and points are empty; all of the empty ones count as much as a few of the others.
+        for name, said, empty_weight in zip(("characters", "points"), logits, (0.05, 0.1), strict=True):
+            labels = batch[name]
+            named = labels > 0
+            weights = torch.where(named, 1.0, empty_weight) * (labels != IGNORE)
+            losses = F.cross_entropy(said.flatten(0, 2), labels.flatten(), ignore_index=IGNORE, reduction="none")
+            loss = loss + (losses * weights.flatten()).sum() / weights.sum().clamp(min=1)
+            figures[f"{name}_right"] = ((said.argmax(-1) == labels) & named).sum() / named.sum().clamp(min=1)
+        return loss, figures
 
     def _alignment(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of what the head makes of image tokens [T, N / 4, D] with the characters that their four patches show."""

@@ -35,6 +35,10 @@ class Line:
     text: str
     centers: np.ndarray
     """float32 [len(text), 2]: x, y in pixels of the middle of each character's advance, spaces included."""
+    edges: np.ndarray
+    """float32 [len(text), 2]: where each character's advance begins and ends, in pixels from left to right."""
+    em_px: float
+    """The size of the print."""
     box: Box
     """left, top, right, bottom of the ink, in pixels."""
 
@@ -103,15 +107,15 @@ def corners(boxes: list[Box]) -> np.ndarray:
 
 def read_row(row: Row, place: Placement) -> Line:
     """The label of a row: runs joined by one space, which stands in the middle of the gap."""
-    edges = [run.edges for run in row]
-    xs = [(edges[0][:-1] + edges[0][1:]) / 2]
-    for before, after in zip(edges, edges[1:], strict=False):
-        xs += [np.array([(before[-1] + after[0]) / 2]), (after[:-1] + after[1:]) / 2]
-    x = np.concatenate(xs)
-    centers = place(np.stack((x, np.full_like(x, row[0].baseline - MIDDLE * row[0].face.px)), axis=1))
+    marks = np.concatenate([run.edges for run in row])  # between two runs: the end of one, the beginning of the next
+    edges = np.stack((marks[:-1], marks[1:]), axis=1)
+    middle = np.full(len(edges), row[0].baseline - MIDDLE * row[0].face.px)
+    centers, starts, ends = (place(np.stack((x, middle), axis=1)) for x in (edges.mean(axis=1), edges[:, 0], edges[:, 1]))
     turned = place(corners([run.ink for run in row]))
     (left, top), (right, bottom) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
-    return Line(" ".join(run.text for run in row), centers.astype(np.float32), (left, top, right, bottom))
+    advances = np.stack((starts[:, 0], ends[:, 0]), axis=1).astype(np.float32)
+    text = " ".join(run.text for run in row)
+    return Line(text, centers.astype(np.float32), advances, row[0].face.px / place.scale, (left, top, right, bottom))
 
 
 def cut(line: Line, side: int) -> Line | None:
@@ -126,7 +130,7 @@ def cut(line: Line, side: int) -> Line | None:
         return None
     left, top, right, bottom = line.box
     box = (max(0.0, left), max(0.0, top), min(float(side), right), min(float(side), bottom))
-    return Line("".join(line.text[index] for index in kept), line.centers[kept], box)
+    return Line("".join(line.text[index] for index in kept), line.centers[kept], line.edges[kept], line.em_px, box)
 
 
 def draw_rules(rng: np.random.Generator, rows: list[Row]) -> list[Box]:
