@@ -443,3 +443,9 @@ def test_order_and_spans(order):
     assert list(pyramid.spans(256).values()) == [Span(0, first), Span(first, first + second), Span(first + second, 19 * 256)]
     assert pyramid.level_tiles == (12, 6, 1)
     assert third == pyramid.spans(256)[order[2]].stop - pyramid.spans(256)[order[2]].start
+
+
+def test_a_spec_in_words():
+    assert PyramidSpec().describe() == "CIP: 4-12 detail tiles, 3-7 adaptive tiles and a thumbnail, 448 px each"
+    assert PyramidSpec.plain(1, 6, tile_px=56).describe() == "plain tiling: 1-6 tiles and a thumbnail, 56 px each"
+    assert PyramidSpec.plain(2, 2, thumbnail=False).describe() == "plain tiling: 2-2 tiles, 448 px each"

@@ -53,8 +53,8 @@ def load(
     `model`: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published; the embedded
     model if not given. `device` ("cuda", "cpu" ...) and `dtype` ("float32", "bfloat16", "float16"): the best there is if not given.
     `pyramid` and `compression`: how pictures are cut and which image tokens are dropped, unless a call says otherwise; if not given
-    as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits.
-    `device_map`: spread over devices (accelerate). `attn_implementation`: one of transformers'.
+    as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits. `device_map`
+    (accelerate) and `attn_implementation` are those of transformers.
 
     Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
     tiles of another size than the model's, UsageError for settings that can't run here, MissingExtraError for a package that isn't
@@ -97,8 +97,8 @@ class VisionLanguageModel:
         self.compression = _selection(compression)
 
     def __repr__(self) -> str:
-        spec, number = self.processor.image_processor.spec, str(self.model.dtype).removeprefix("torch.")
-        return f"VisionLanguageModel({self.model.config.text_config.model_type}, {number} on {self.model.device}, {spec})"
+        pyramid = self.processor.image_processor.spec.describe()
+        return f"VisionLanguageModel({self.model.dtype} on {self.model.device}, {pyramid})"
 
     def ask(
         self,

@@ -99,6 +99,13 @@ class PyramidSpec:
                 raise PyramidError(f"pyramid has no setting {key!r}; the nearest is {nearest!r}, all are {', '.join(known)}")
         return cls(**settings)
 
+    def describe(self) -> str:
+        """In a few words: `CIP: 4-12 detail tiles, 3-7 adaptive tiles and a thumbnail, 448 px each`."""
+        levels = [f"{self.detail[0]}-{self.detail[1]} {'detail tiles' if self.adaptive else 'tiles'}"]
+        levels += [f"{self.adaptive[0]}-{self.adaptive[1]} adaptive tiles"] if self.adaptive else []
+        thumbnail = " and a thumbnail" if self.thumbnail else ""
+        return f"{'CIP' if self.adaptive else 'plain tiling'}: {', '.join(levels)}{thumbnail}, {self.tile_px} px each"
+
     @property
     def max_tiles(self) -> int:
         """The most tiles that any picture can become."""

@@ -225,6 +225,6 @@ def test_which_pyramid(golden, tmp_path):
     shutil.copytree(golden / PLAIN, tmp_path / "Mini-Monkey_2B")
     named = minimonkey.load(tmp_path / "Mini-Monkey_2B")
     assert named.processor.image_processor.spec == PyramidSpec(tile_px=56), "by its name"
-    assert "adaptive=(3, 7)" in repr(named)
+    assert "CIP: 4-12 detail tiles, 3-7 adaptive tiles" in repr(named)
     plugged = minimonkey.load(golden / PLAIN, pyramid={"detail": (4, 12), "adaptive": (3, 7)})
     assert plugged.ask(Image.new("RGB", (300, 200)), "?", max_new_tokens=1).pyramids[0].adaptive is not None

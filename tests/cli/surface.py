@@ -14,6 +14,7 @@ SURFACE = {
             "--model",
             "--no-pyramid",
             "--pyramid",
+            "--quantize",
             "--quiet",
             "--system",
         ),

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import types
 from pathlib import Path
 
@@ -40,10 +41,12 @@ def test_answer_and_summary(run, folder, picture):
     detail, _, thumbnail = planned.level_tiles
     assert result.code == 0
     assert result.out.endswith("\n")
+    pyramid, summary = result.err.splitlines(keepends=True)
+    assert pyramid == f"{folder}: plain tiling: 1-4 tiles and a thumbnail, 28 px each\n"
     assert re.fullmatch(
         rf"{planned.tile_count} tiles \({detail} detail \+ {thumbnail} thumbnail\), {4 * planned.tile_count} image tokens; "
         r"[0-4] new tokens, the first after \d+\.\d\d s, the last after \d+\.\d\d s; loading took \d+\.\d\d s\n",
-        result.err,
+        summary,
     )
 
 
@@ -239,3 +242,21 @@ def test_bad_bytes_on_standard_input(run, folder, monkeypatch, content):
     assert result.code == 2
     assert result.err.startswith("minimonkey: ")
     assert result.err.count("\n") == 1
+
+
+def test_a_published_folder(run, golden):
+    picture = str(golden / "pixels" / "wide_receipt.png")
+    result = run("ask", "--model", str(golden / "minimonkey-internlm2-56"), "--max-new-tokens", "3", picture, "Read.")
+    assert result.code == 0
+    assert "CIP: 4-12 detail tiles, 3-7 adaptive tiles and a thumbnail, 56 px each" in result.err
+    assert "17 tiles (12 detail + 4 adaptive + 1 thumbnail), 68 image tokens" in result.err
+
+
+def test_a_published_folder_that_is_broken_or_renamed_gives_its_one_line(run, golden, tmp_path):
+    picture = str(golden / "pixels" / "wide_receipt.png")
+    shutil.copytree(golden / "minimonkey-internlm2-56", tmp_path / "Monkey")
+    (tmp_path / "Monkey" / "tokenizer.model").write_bytes(b"no model")
+    for name, words in (("Monkey", "tokenizer.model"), ("Ape", "no such folder")):
+        result = run("ask", "--model", str(tmp_path / name), picture, "Read.")
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err and result.err.count("\n") == 1

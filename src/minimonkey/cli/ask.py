@@ -52,6 +52,9 @@ def ask(
         str | None,
         typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; what suits the device if not given."),
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: text, tokens, seconds, pyramids, boxes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line of tiles, tokens and seconds.")] = False,
 ) -> None:
@@ -64,6 +67,7 @@ def ask(
     Examples:
       minimonkey ask examples/receipt.png "What is the total?"
       minimonkey ask --pyramid 4-12/3-7 before.png after.png "What has changed?"
+      minimonkey ask --model mx262/MiniMonkey page.png "Who wrote this letter?"
       curl -s https://example.org/page.png | minimonkey ask - "Read the text." --json
       minimonkey ask --draw found.png street.jpg "Where is the bus? Answer with <box>."
       minimonkey ask --frames 8 clip.mp4 "What happens?"
@@ -85,7 +89,7 @@ def ask(
     from minimonkey.inference import load
 
     disable_progress_bar()  # one bar for each weight file would stand before the answer
-    vlm = load(model, device=device, dtype=dtype)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize)
     load_seconds = time.perf_counter() - start
     settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if as_json:
@@ -96,6 +100,8 @@ def ask(
     if draw is not None:
         draw_answer(draw, pictures[0], answer, vlm)
     if not (as_json or quiet):
+        if model is not None:
+            print(f"{model}: {vlm.processor.image_processor.spec_for({'pyramid': changes or None}).describe()}", file=sys.stderr)
         print(summary(answer, load_seconds), file=sys.stderr)
 
 

@@ -1,0 +1,65 @@
+"""What do weights in 8 and 4 bits cost and save? Seconds, bytes and greedy agreement against the same model in full.
+
+    python benchmarks/quantize.py [MODEL ...]        # the embedded model if none is named
+
+Each model answers the same prompts with the same threads, number format and new tokens; runs alternate, medians are reported.
+Agreement: the share of greedy tokens that are those of the full model when each is given the full model's answer so far.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import minimonkey
+
+PICTURES = sorted(Path("examples").glob("*.png"))
+QUESTION = "Read the text."
+ROUNDS, NEW_TOKENS = 3, 24
+
+
+def agreement(vlm, full_answers) -> float:
+    """Teacher-forced: how often the largest logit is the token that the full model chose."""
+    right = total = 0
+    for inputs, answer in full_answers:
+        ids = torch.cat([inputs["input_ids"], torch.tensor([answer])], dim=1)
+        with torch.no_grad():
+            logits = vlm.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+        said = logits[0, inputs["input_ids"].shape[1] - 1 : -1].argmax(-1)
+        right += int((said == torch.tensor(answer)).sum())
+        total += len(answer)
+    return right / total
+
+
+def main(models: list[str | None]) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32 activations, {len(PICTURES)} pictures, CPU")
+    for name in models:
+        vlms = {bits: minimonkey.load(name, device="cpu", quantize=bits) for bits in (None, "int8", "int4")}
+        full_answers = []
+        for picture in PICTURES:
+            answer = vlms[None].ask(picture, QUESTION, max_new_tokens=NEW_TOKENS)
+            text = vlms[None].processor.prompt(QUESTION, pictures=1)
+            inputs = vlms[None].processor(images=[minimonkey.load_picture(picture)], text=[text], return_tensors="pt")
+            full_answers.append((dict(inputs), answer.token_ids))
+        seconds: dict[str | None, list[float]] = {bits: [] for bits in vlms}
+        for _ in range(ROUNDS):
+            for bits, vlm in vlms.items():
+                start = time.perf_counter()
+                for picture in PICTURES:
+                    vlm.ask(picture, QUESTION, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+                seconds[bits].append(time.perf_counter() - start)
+        base = statistics.median(seconds[None])
+        for bits, vlm in vlms.items():
+            median, size = statistics.median(seconds[bits]), vlm.model.get_memory_footprint() / 2**20
+            print(
+                f"{name or 'nano'} {bits or 'full'}: {median:.2f} s ({median / base:.2f} of full), {size:.1f} MiB of weights, "
+                f"{agreement(vlm, full_answers):.0%} of greedy tokens"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or [None])
