@@ -106,14 +106,15 @@ def stateless_rotary(config: PretrainedConfig) -> RowRotary | None:
 def longest_sequence(config: PretrainedConfig, tokenizer_limit: int) -> int:
     """The most tokens that a language model was made for.
 
-    That is the window it was trained with, but for dynamic rope, which is there to stretch it: by its factor at least, and as far
-    as the tokenizer's `model_max_length` says (10^30 where nobody said).
+    That is the window it was trained with, but for the kinds of rope that are there to stretch it: those go as far as the
+    tokenizer's `model_max_length` says (10^30 where nobody said), dynamic rope by its factor at least.
     """
     window: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "dynamic":
+    if rope.get("rope_type") not in ROTARIES:
         return window
-    return max(int(window * rope["factor"]), tokenizer_limit if tokenizer_limit < 10**9 else 0)
+    stretched = int(window * rope["factor"]) if rope["rope_type"] == "dynamic" else window
+    return max(stretched, tokenizer_limit if tokenizer_limit < 10**9 else 0)
 
 
 def make_stateless(model: nn.Module) -> None:
