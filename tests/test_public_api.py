@@ -10,6 +10,7 @@ NAMES = [
     "Answer",
     "Box",
     "CheckpointError",
+    "CompressionSpec",
     "DataError",
     "Grid",
     "MiniMonkeyConfig",
@@ -54,9 +55,10 @@ def parameters(function) -> list[str]:
 
 def test_signatures():
     load = inspect.signature(minimonkey.load).parameters
-    assert list(load) == ["model", "device", "dtype", "pyramid", "revision", "token", "attn_implementation"]
+    placement = ["device", "dtype", "pyramid", "compression", "quantize", "device_map"]
+    assert list(load) == ["model", *placement, "revision", "token", "attn_implementation"]
     assert all(parameter.default is None for parameter in load.values())
-    ask = ["self", "pictures", "question", "system", "history", "pyramid", "max_new_tokens", "generation"]
+    ask = ["self", "pictures", "question", "system", "history", "pyramid", "compression", "max_new_tokens", "generation"]
     assert parameters(minimonkey.VisionLanguageModel.ask) == ask
     assert parameters(minimonkey.VisionLanguageModel.stream) == ["self", "pictures", "question", "settings"]
     assert parameters(minimonkey.VisionLanguageModel.batch) == ["self", "requests", "settings"]

@@ -17,6 +17,7 @@ import minimonkey
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.rules import disk_name, to_published
 from minimonkey.checkpoints.tensors import LazyTensor
+from minimonkey.compression import CompressionSpec
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.pyramid import PyramidSpec
 
@@ -180,6 +181,20 @@ def check_step(model, folder, record, **inputs):
     for key, norm in record["grad_norms"].items():
         assert float(published[key][...].norm()) == pytest.approx(norm, rel=1e-3), key
     model.zero_grad()
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize(("section", "turn"), [("demo", "chat_scm"), ("eval_order", "chat_scm"), ("eval_order", "turn2_scm")])
+def test_published_compression_through_ask(loaded, pictures, golden, picture, section, turn):
+    vlm, records, tensors = loaded[MONKEY]
+    record = records["images"][picture][section][turn]
+    spec = dataclasses.replace(vlm.processor.image_processor.spec, **(DEMO if section == "demo" else {}))
+    theirs = tensors[f"{picture}/{section}/{turn}/gen_ids"][0].tolist()
+    for compression in ({"selector": "scm-reference"}, CompressionSpec(selector="scm-reference", keep_ratio=0.5)):
+        answer = ask(vlm, pictures[picture], record, pyramid=spec, compression=compression)
+        same_ids(answer.token_ids, record, [token for token in theirs if token != record["eos_token_id"]])
+    by_default = minimonkey.load(golden / MONKEY, device="cpu", compression={"selector": "scm-reference"})
+    assert ask(by_default, pictures[picture], record, pyramid=spec).token_ids == answer.token_ids
 
 
 def test_dynamic_rope(loaded, pictures, golden, tmp_path):

@@ -6,6 +6,7 @@ Exit codes: 0 success, 2 bad usage or input (one line on standard error), 130 in
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import sys
 import warnings
 from typing import Annotated
@@ -61,6 +62,8 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code. `arguments` stand for sys.argv[1:]."""
+    for chatty in ("torchao", "torch.utils._pytree"):  # what torchao, where installed, has to say about GPUs that aren't there
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
