@@ -119,8 +119,8 @@ class VisionLanguageModel:
         PromptError if pictures and marks don't match or the prompt is too long, PictureError for a picture that can't be read,
         UsageError for an unknown setting.
         """
-        settings = {"system": system, "history": history, "pyramid": pyramid, "max_new_tokens": max_new_tokens}
-        settings["compression"] = compression
+        settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
+        settings["max_new_tokens"] = max_new_tokens
         return self._answers(self._call([(pictures, question)], **settings, **generation))[0]
 
     def stream(self, pictures: Any, question: str, **settings: Any) -> Generator[str, None, Answer]:
