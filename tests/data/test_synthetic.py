@@ -64,10 +64,13 @@ def test_tiles_label_what_is_inside() -> None:
 
 def test_cut_keeps_characters_whose_centre_is_inside() -> None:
     centers = np.array([[-3, 5], [1, 5], [5, 5], [9, 5], [13, 5]], dtype=np.float32)
-    kept = lines.cut(lines.Line("ab cd", centers, (-5.0, 0.0, 15.0, 9.0)), 10)
+    edges = np.stack((centers[:, 0] - 2, centers[:, 0] + 2), axis=1)
+    kept = lines.cut(lines.Line("ab cd", centers, edges, 9.0, (-5.0, 0.0, 15.0, 9.0)), 10)
     assert kept is not None and kept.text == "b c" and kept.box == (0.0, 0.0, 10.0, 9.0)
     assert kept.centers[:, 0].tolist() == [1, 5, 9]
-    assert lines.cut(lines.Line("a c", centers[[0, 2, 4]], (-5.0, 0.0, 15.0, 9.0)), 10) is None, "a space alone is no text"
+    assert kept.edges.tolist() == [[-1, 3], [3, 7], [7, 11]]
+    spaced = lines.Line("a c", centers[[0, 2, 4]], edges[[0, 2, 4]], 9.0, (-5.0, 0.0, 15.0, 9.0))
+    assert lines.cut(spaced, 10) is None, "a space alone is no text"
 
 
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 1), (0, 2), (2, 1), (-2, 2)])
@@ -101,6 +104,8 @@ def test_runs_of_a_row_are_joined_by_one_space() -> None:
     line = lines.read_row([left, right], lines.Placement(0.0, 0.0, 0.0, 1))
     assert line.text == "Tea 2.50"
     assert line.centers[3, 0] == pytest.approx((left.edges[-1] + 105.0) / 2)
+    assert line.edges[3].tolist() == pytest.approx([left.edges[-1], 105.0])
+    assert line.em_px == 20.0 and np.allclose(line.edges[1:, 0], line.edges[:-1, 1]), "advances follow one another"
     assert line.centers[4, 0] > 105
 
 

@@ -1,49 +1,14 @@
-"""Batches are functions of their number; labels say which characters a patch shows; losses reach what they should."""
+"""Batches are functions of their number; losses reach what they should."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from minimonkey.data.synthetic import lines, words
+from minimonkey.data.synthetic import words
 from minimonkey.errors import UsageError
-from minimonkey.pyramid import PyramidSpec
 from minimonkey.training import stages
 from minimonkey.training.config import Ingredient, TrainConfig
-from minimonkey.training.stages import CLASS_OF, IGNORE, SLOTS, Batches, Losses, character_labels
-
-
-def sample_of(*placed, size=(56, 28), height=10.0):
-    """A blank picture (width, height) with lines of characters at given centres: (text, [(x, y), ...])."""
-    made = [
-        lines.Line(text, np.array(centers, np.float32), (0.0, centers[0][1] - height / 2, 1.0, centers[0][1] + height / 2))
-        for text, centers in placed
-    ]
-    return lines.Sample(Image.new("RGB", size), made)
-
-
-def test_labels_name_characters_in_their_patch():
-    spec = PyramidSpec.plain(2, 2, tile_px=28)
-    sample = sample_of(("ab c", [(1, 3), (5, 3), (9, 3), (30, 24)]))
-    labels = character_labels(sample, spec, patch_px=7)
-    assert labels.shape == (3, 16, SLOTS)  # two tiles and the thumbnail, 4 x 4 patches each
-    assert labels[0, 0].tolist() == [CLASS_OF["a"], CLASS_OF["b"], 0], (
-        "both centres lie in the first patch; the space counts for none"
-    )
-    assert labels[0, 1].tolist() == [0, 0, 0]
-    assert labels[1, 12].tolist() == [CLASS_OF["c"], 0, 0], "x=30 is patch 0 of the second tile, y=24 its last row"
-    assert np.count_nonzero(labels[:2]) == 3
-
-
-def test_print_too_small_to_tell_is_not_held_against_the_encoder():
-    labels = character_labels(sample_of(("a", [(1, 3)]), size=(28, 56)), PyramidSpec.plain(2, 2, tile_px=28), 7)
-    assert labels[0, 0, 0] == CLASS_OF["a"]
-    assert labels[2, 0].tolist() == [IGNORE] * SLOTS, "10 px high in the picture is 5 px in the thumbnail"
-
-
-def test_a_full_patch_keeps_the_first_characters():
-    labels = character_labels(sample_of(("abcd", [(1, 3), (2, 3), (3, 3), (4, 3)])), PyramidSpec.plain(2, 2, tile_px=28), 7)
-    assert labels[0, 0].tolist() == [CLASS_OF[c] for c in "abc"]
+from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
+from minimonkey.training.stages import Batches, Losses
 
 
 def recipe(**changes):
@@ -63,6 +28,17 @@ def test_a_batch_is_a_function_of_its_number(pillow_text, small):
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert first["input_ids"].shape != second["input_ids"].shape or not torch.equal(first["input_ids"], second["input_ids"])
     assert len(first["tiles"]) >= 6 and first["tiles"].dtype == torch.uint8
+
+
+def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(pillow_text, small, monkeypatch):
+    """In stage "characters" each sample draws its own size and kind; in stage "read" a batch has one."""
+    chosen = []
+    choose = Batches._choose
+    monkeypatch.setattr(Batches, "_choose", lambda self, rng: chosen.append(choose(self, rng)) or chosen[-1])
+    for stage in ("characters", "read"):
+        chosen.clear()
+        Batches(recipe(stage=stage, mixture=(Ingredient("tile"),)), small, 7)[0]
+        assert len({ingredient.size_px for ingredient in chosen}) == (6 if stage == "characters" else 1)
 
 
 def test_answers_are_labelled_and_image_tokens_match_the_tiles(pillow_text, small):
@@ -99,8 +75,25 @@ def test_losses_reach_the_parameters_they_should(pillow_text, small, tiny_model,
     assert "model.model.vision_tower.embeddings.patch_embeddings.projection.weight" in reached
     assert "characters_head.linear.weight" in reached
     assert ("model.lm_head.weight" in reached) == (stage == "read")
-    assert 0 <= float(figures["characters_right"]) <= 1
+    assert 0 <= float(figures["characters_right"]) <= 1 and 0 <= float(figures["points_right"]) <= 1
     assert ("text_loss" in figures) == (stage == "read")
+
+
+def test_the_character_loss_is_of_slots_and_points_alike(small, tiny_model, monkeypatch):
+    losses = Losses(tiny_model("qwen2"), small, recipe(stage="characters"))
+    batch = {"characters": torch.zeros(1, 1, SLOTS, dtype=torch.long), "points": torch.zeros(1, 1, POINTS, dtype=torch.long)}
+    batch["characters"][0, 0, 0], batch["points"][0, 0, 1] = CLASS_OF["a"], CLASS_OF["b"]
+    said = torch.zeros(1, 1, SLOTS + POINTS, len(CLASS_OF) + 1)
+    said[0, 0, 0, CLASS_OF["a"]] = said[0, 0, SLOTS + 1, CLASS_OF["b"]] = 30.0
+    said[0, 0, [1, 2, SLOTS], 0] = 30.0  # the other slots and point are empty
+    monkeypatch.setattr(stages.CharactersHead, "forward", lambda self, patches: said)
+    loss, figures = losses._characters(torch.zeros(1, 1, 32), batch)
+    assert loss < 1e-6 and {key: float(value) for key, value in figures.items()} == {"characters_right": 1, "points_right": 1}
+    batch["points"][0, 0, 1] = CLASS_OF["c"]
+    loss, figures = losses._characters(torch.zeros(1, 1, 32), batch)
+    assert loss > 20 and float(figures["points_right"]) == 0
+    batch["points"][0, 0, 1] = IGNORE
+    assert losses._characters(torch.zeros(1, 1, 32), batch)[0] < 1e-6
 
 
 def test_alignment_asks_each_image_token_for_the_characters_it_shows(small, tiny_model, monkeypatch):

@@ -22,7 +22,7 @@ SMALLEST_PX = 8.0
 """Print smaller than this on a level's canvas is neither asked for nor held against the encoder."""
 IGNORE = -100
 CLASS_OF = {character: index + 1 for index, character in enumerate(ALPHABET)}
-"""Class of each character; 0 is an empty slot or point. Spaces count as empty."""
+"""Class of each character, the space between two words included; 0 is an empty slot or point."""
 REACH = 0.45
 """How far above and below a character's centre it is taken to reach, in ems: a little more than a capital does."""
 
@@ -31,7 +31,7 @@ class Placed(NamedTuple):
     """A line on a level's canvas, in patches."""
 
     classes: np.ndarray
-    """int16 [characters]: 0 for a space"""
+    """int16 [characters]: 0 for one that the alphabet lacks"""
     x: np.ndarray
     y: np.ndarray
     """float [characters]: the centres"""

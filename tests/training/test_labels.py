@@ -1,0 +1,76 @@
+"""Labels say which characters a patch holds, and what stands at its points."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimonkey.data.synthetic import lines
+from minimonkey.pyramid import PyramidSpec
+from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS, character_labels, point_labels
+
+TWO_TILES = PyramidSpec.plain(2, 2, tile_px=28)
+"""Of a picture of 56x28 px; patches of 7 px make 4 x 4 a tile."""
+
+
+def sample_of(*placed, size=(56, 28), height=10.0, width=2.0, em_px=10.0):
+    """A blank picture (width, height) with lines of characters at given centres: (text, [(x, y), ...])."""
+    made = []
+    for text, places in placed:
+        centers = np.array(places, np.float32)
+        edges = np.stack((centers[:, 0] - width / 2, centers[:, 0] + width / 2), axis=1)
+        middle = places[0][1]
+        made.append(lines.Line(text, centers, edges, em_px, (0.0, middle - height / 2, 1.0, middle + height / 2)))
+    return lines.Sample(Image.new("RGB", size), made)
+
+
+def test_characters_are_named_in_the_patch_of_their_centre():
+    labels = character_labels(sample_of(("ab c", [(1, 3), (5, 3), (9, 3), (30, 24)])), TWO_TILES, patch_px=7)
+    assert labels.shape == (3, 16, SLOTS)  # two tiles and the thumbnail
+    assert labels[0, 0].tolist() == [CLASS_OF["a"], CLASS_OF["b"], 0], "both in the first patch"
+    assert labels[0, 1].tolist() == [CLASS_OF[" "], 0, 0], "the space between two words is a character"
+    assert labels[0, 2].tolist() == [0, 0, 0]
+    assert labels[1, 12].tolist() == [CLASS_OF["c"], 0, 0], "x=30 is patch 0 of the second tile, y=24 its last row"
+    assert np.count_nonzero(labels[:2]) == 4
+
+
+def test_a_full_patch_keeps_the_first_characters():
+    labels = character_labels(sample_of(("abcd", [(1, 3), (2, 3), (3, 3), (4, 3)])), TWO_TILES, 7)
+    assert labels[0, 0].tolist() == [CLASS_OF[c] for c in "abc"]
+
+
+def test_every_part_of_a_large_character_is_named():
+    """An "a" of 20-px print from x=3 to 25 about y=14 reaches 9 px up and down; points lie at x=1.75, 5.25 ... and y=3.5, 10.5 ..."""
+    sample = sample_of(("a", [(14, 14)]), width=22, height=14, em_px=20)
+    labels = point_labels(sample, TWO_TILES, patch_px=7)
+    assert labels.shape == (3, 16, POINTS)
+    grid = labels[0].reshape(4, 4 * POINTS)
+    expected = np.zeros((4, 8), int)
+    expected[1:3, 1:7] = CLASS_OF["a"]  # y=3.5 is 10.5 away; x=1.75 and 26.25 are outside
+    assert grid.tolist() == expected.tolist()
+    assert not labels[1].any()
+
+
+def test_points_between_words_are_spaces_and_those_between_lines_empty():
+    sample = sample_of(("a b", [(4, 10.5), (8, 10.5), (12, 10.5)]), width=4)
+    grid = point_labels(sample, TWO_TILES, 7)[0].reshape(4, 8)
+    assert grid[1].tolist() == [0, CLASS_OF["a"], CLASS_OF[" "], CLASS_OF["b"], 0, 0, 0, 0], "x = 1.75, 5.25, 8.75, 12.25"
+    assert not grid[[0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("label", [character_labels, point_labels])
+def test_print_too_small_to_tell_is_not_held_against_the_encoder(label):
+    sample = sample_of(("a", [(2, 3)]), size=(28, 56), width=4)
+    labels = label(sample, TWO_TILES, 7)
+    assert CLASS_OF["a"] in labels[0, 0]
+    assert set(labels[2, 0].tolist()) <= {IGNORE, 0} and IGNORE in labels[2], "10 px high in the picture is 5 px in the thumbnail"
+
+
+def test_points_agree_with_the_ink(pillow_text):
+    """On a rendered tile, points that are on characters have ink near them more often than those that are not."""
+    spec = PyramidSpec(tile_px=112, detail=(1, 1), adaptive=None)
+    sample = lines.make_sample(3, "tile", size_px=(24, 24), tile_px=112)
+    named = point_labels(sample, spec, 14)[0].reshape(8, 16) > 0
+    gray = np.abs(np.asarray(sample.picture.convert("L"), float) - np.median(np.asarray(sample.picture.convert("L"))))
+    ink = gray.reshape(8, 14, 16, 7).max(axis=(1, 3))
+    assert named.any() and (~named).any()
+    assert ink[named].mean() > 1.3 * ink[~named].mean()
