@@ -107,13 +107,14 @@ def longest_sequence(config: PretrainedConfig, tokenizer_limit: int) -> int:
     """The most tokens that a language model was made for.
 
     That is the window it was trained with, but for the kinds of rope that are there to stretch it: those go as far as the
-    tokenizer's `model_max_length` says (10^30 where nobody said), dynamic rope by its factor at least.
+    tokenizer's `model_max_length` says (10^30 where nobody said), linear and dynamic rope by their factor at least.
     """
     window: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in ROTARIES:
+    kind = rope.get("rope_type")
+    if kind not in ("linear", *ROTARIES):
         return window
-    stretched = int(window * rope["factor"]) if rope["rope_type"] == "dynamic" else window
+    stretched = window if kind == "longrope" else int(window * rope["factor"])
     return max(stretched, tokenizer_limit if tokenizer_limit < 10**9 else 0)
 
 

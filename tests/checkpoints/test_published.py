@@ -41,6 +41,8 @@ def test_su_is_the_old_name_of_longrope(settings):
         "rope_theta": 10000.0,
         "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [4.0]},
         "original_max_position_embeddings": 4096,
+        **dict.fromkeys(("vocab_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
+        "hidden_size": 2,
     }
     text = settings(PLAIN, llm_config=phi3, template="phi3-chat").native(1)["text_config"]
     assert text["rope_parameters"] == {
@@ -65,7 +67,7 @@ def test_pyramids(settings):
     [
         ({"ps_version": "v1"}, "ps_version is 'v1'; only 'v2' is supported"),
         ({"use_llm_lora": 16}, "use_llm_lora is 16; .*merge the LoRA weights"),
-        ({"llm_config": None}, "llm_config is None; expected settings"),
+        ({"llm_config": None}, "llm_config is missing; expected settings"),
         (
             {"llm_config": {"architectures": ["GemmaForCausalLM"]}},
             "the language model is 'GemmaForCausalLM'; expected one of InternLM2",

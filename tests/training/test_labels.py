@@ -39,7 +39,7 @@ def test_a_full_patch_keeps_the_first_characters():
 
 
 def test_every_part_of_a_large_character_is_named():
-    """An "a" of 20-px print from x=3 to 25 about y=14 reaches 9 px up and down; points lie at x=1.75, 5.25 ... and y=3.5, 10.5 ..."""
+    """An "a" of 20-px print from x=3 to 25 about y=14 reaches 9 px up and down; points lie at x=1.75, 5.25 ... and y=3.5 ..."""
     sample = sample_of(("a", [(14, 14)]), width=22, height=14, em_px=20)
     labels = point_labels(sample, TWO_TILES, patch_px=7)
     assert labels.shape == (3, 16, POINTS)

@@ -69,11 +69,20 @@ class ModelFolder:
     @property
     def pyramid(self) -> PyramidSpec:
         """How the code of a published folder cuts pictures. Mini-Monkey is known by its class or its name."""
-        name = re.sub("[^a-z0-9]", "", f"{self.name} {self.path.name}".lower())
         try:
-            return self.published.pyramid(mini_monkey="minimonkey" in name)
+            return self.published.pyramid(mini_monkey=any("minimonkey" in re.sub("[^a-z0-9]", "", n) for n in self._names))
         except PyramidError as error:
             raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
+
+    @property
+    def _names(self) -> list[str]:
+        """What the model is called in lower case: as it was asked for, its folder, its repository in the hub's cache.
+
+        The folders around it don't count: a model in ~/minimonkey/ is not Mini-Monkey for that.
+        """
+        place = self.path.resolve()
+        cached = [place.parent.parent.name] if place.parent.name == "snapshots" else []
+        return [name.rpartition("--")[2].lower() for name in (Path(self.name).name, self.path.name, place.name, *cached)]
 
     def config(self, layout: Literal["native", "stock"]) -> InternVLConfig:
         """The settings as the configuration of a layout, whichever this folder has. Raises CheckpointError for a wrong value."""

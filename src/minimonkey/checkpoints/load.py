@@ -58,8 +58,13 @@ def check_files(folder: ModelFolder, config: InternVLConfig) -> None:
 
     Raises CheckpointError for tensors that are missing, not expected, or of another shape.
     """
-    with torch.device("meta"):
-        network = InternVLForConditionalGeneration(config)
+    try:
+        with torch.device("meta"):
+            network = InternVLForConditionalGeneration(config)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{folder.path / 'config.json'}: no network can be made of it ({type(error).__name__}: {first_line(error)})"
+        ) from error
     rules = folder.published.rules if folder.layout == "published" else ()
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
