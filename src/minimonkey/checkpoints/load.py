@@ -48,7 +48,12 @@ def generation_settings(folder: ModelFolder) -> GenerationConfig:
         found = GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: {first_line(error)}") from error
-    found.eos_token_id = folder.tokenizer.convert_tokens_to_ids(STOP[folder.published.template])
+    template = folder.published.template
+    if STOP[template] not in folder.tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{folder.path / 'config.json'}: template is {template!r}, whose {STOP[template]} isn't a token of this folder"
+        )
+    found.eos_token_id = folder.tokenizer.convert_tokens_to_ids(STOP[template])
     found.pad_token_id = folder.tokenizer.pad_token_id
     return found
 

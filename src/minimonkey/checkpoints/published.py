@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.activations import ACT2FN
+
 from minimonkey.checkpoints.rules import SAME_NAMES, VISION, Heads, Rule, internlm2_rules
 from minimonkey.errors import CheckpointError
 from minimonkey.pyramid import PyramidSpec
@@ -65,6 +67,7 @@ _REQUIRED = {"vision_config": (*_SIZES, "image_size", "patch_size"), "llm_config
 _OPTIONAL = ("num_key_value_heads", "max_position_embeddings", "original_max_position_embeddings")
 _VISION_DEFAULTS = {"norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False, "layer_norm_eps": 1e-6}
 """What the published encoder takes for settings that are left out; transformers takes other values."""
+_NORMS = ("layer_norm", "rms_norm")
 _ROPES = {"InternLM2ForCausalLM": ("linear", "dynamic"), "Phi3ForCausalLM": ("su", "longrope")}
 """The kinds of rope_scaling that a published network knows."""
 _OTHER_ROPES = ("linear", "dynamic", "llama3", "yarn")
@@ -106,8 +109,13 @@ class PublishedSettings:
                 f"{self.where}: the language model is {self.architecture!r}; expected one of {', '.join(ARCHITECTURES)}"
             )
         self._expect("template", self.raw.get("template"), self.template in STOP, f"one of {', '.join(STOP)}")
-        if self._vision["qk_normalization"]:  # transformers has this number fixed there
-            eps = self._vision["layer_norm_eps"]
+        vision = self._vision
+        self._expect("vision_config.norm_type", vision["norm_type"], vision["norm_type"] in _NORMS, f"one of {', '.join(_NORMS)}")
+        for part, default in (("vision_config", "gelu"), ("llm_config", "silu")):
+            name = self.raw[part].get("hidden_act", default)
+            self._expect(f"{part}.hidden_act", name, isinstance(name, str) and name in ACT2FN, f"a function such as {default!r}")
+        if vision["qk_normalization"]:  # transformers has this number fixed there
+            eps = vision["layer_norm_eps"]
             self._expect("vision_config.layer_norm_eps", eps, eps == 1e-6, "1e-06, as all encoders with qk_normalization have")
 
     def _check_sizes(self) -> None:
@@ -117,7 +125,7 @@ class PublishedSettings:
             optional = [name for name in _OPTIONAL if self.raw[part].get(name) is not None]
             for name in (*names, *optional):
                 value = self.raw[part].get(name)
-                self._expect(f"{part}.{name}", value, type(value) is int and value >= 1, "a whole number, 1 or more")
+                self._expect(f"{part}.{name}", value, _is_count(value), "a whole number, 1 or more")
         multiples = {
             "vision_config.hidden_size": (vision["hidden_size"], vision["num_attention_heads"]),
             "llm_config.num_attention_heads": (language["num_attention_heads"], self._heads.key_value),
@@ -205,6 +213,8 @@ class PublishedSettings:
         if not self.raw.get("dynamic_image_size", False):
             return PyramidSpec.plain(1, 1, tile_px=tile_px)
         fewest, most = self.raw.get("min_dynamic_patch", 1), self.raw.get("max_dynamic_patch", 6)
+        self._expect("max_dynamic_patch", most, _is_count(most), "a whole number, 1 or more")
+        self._expect("min_dynamic_patch", fewest, _is_count(fewest) and fewest <= most, f"a whole number from 1 to {most}")
         return PyramidSpec.plain(fewest, most, tile_px=tile_px, thumbnail=self.raw.get("use_thumbnail", False))
 
     def native(self, image_token_id: int) -> dict[str, Any]:
@@ -234,8 +244,8 @@ class PublishedSettings:
 
     @property
     def _rope_kind(self) -> Any:
-        scaling = self._language.get("rope_scaling") or {}
-        return scaling.get("type", scaling.get("rope_type", "default"))
+        scaling = self._language.get("rope_scaling") or {"type": "default"}
+        return scaling.get("type", scaling.get("rope_type"))
 
     def _rope(self) -> dict[str, Any]:
         """rope_theta and rope_scaling in one, as transformers 5 has them; "su" is Phi-3's old name of longrope."""
@@ -250,6 +260,10 @@ class PublishedSettings:
     def rules(self) -> tuple[Rule, ...]:
         """What the tensors are called, and how they are cut."""
         return VISION + (internlm2_rules(self._heads) if self.architecture == "InternLM2ForCausalLM" else SAME_NAMES)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1  # True is no count
 
 
 def _is_number(value: Any) -> bool:
