@@ -40,6 +40,7 @@ def test_su_is_the_old_name_of_longrope(settings):
         "architectures": ["Phi3ForCausalLM"],
         "rope_theta": 10000.0,
         "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [4.0]},
+        "max_position_embeddings": 131072,
         "original_max_position_embeddings": 4096,
         **dict.fromkeys(("vocab_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
         "hidden_size": 2,
@@ -50,6 +51,7 @@ def test_su_is_the_old_name_of_longrope(settings):
         "rope_type": "longrope",
         "short_factor": [1.0],
         "long_factor": [4.0],
+        "factor": 32.0,
     }
     assert (text["model_type"], text["original_max_position_embeddings"]) == ("phi3", 4096)
 

@@ -249,12 +249,14 @@ class PublishedSettings:
 
     def _rope(self) -> dict[str, Any]:
         """rope_theta and rope_scaling in one, as transformers 5 has them; "su" is Phi-3's old name of longrope."""
-        scaling = self._language.get("rope_scaling") or {}
-        return {
-            "rope_theta": float(self._language.get("rope_theta", 10000.0)),
-            "rope_type": "longrope" if self._rope_kind == "su" else self._rope_kind,
-            **{name: value for name, value in scaling.items() if name not in ("type", "rope_type")},
-        }
+        language, scaling = self._language, self._language.get("rope_scaling") or {}
+        rope = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
+        rope |= {"rope_theta": float(language.get("rope_theta", 10000.0)), "rope_type": self._rope_kind}
+        if self._rope_kind in ("su", "longrope"):
+            window, first = (language.get(name) or 4096 for name in ("max_position_embeddings", "original_max_position_embeddings"))
+            # Published code and transformers find this ratio for themselves; transformers advises users at length to write it down.
+            rope |= {"rope_type": "longrope", "factor": max(1.0, window / first)}
+        return rope
 
     @property
     def rules(self) -> tuple[Rule, ...]:
