@@ -1,19 +1,13 @@
-"""What a model said, and how it can be seen while it is being said: text, tokens, certainty, places.
+"""What a model said: text, tokens, certainty, places.
 
-Knows transformers' `generate` but no pictures and no model.
+Knows no model, and how it is run neither.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
 import re
-import time
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from minimonkey.pyramid import Box, Pyramid, Size
 
@@ -64,52 +58,3 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 def whole_characters(tokens: list[str]) -> int:
     """How many of these tokens surely end a character: without the single bytes at the end, to which more may come."""
     return len(tokens) - sum(1 for _ in itertools.takewhile(_BYTE.fullmatch, reversed(tokens)))
-
-
-class Call:
-    """One run of `generate`: what goes in, and what can be seen of it on the way. Lists have an entry for each row of the batch."""
-
-    def __init__(self, inputs: dict, settings: dict, pyramids: list[list[Pyramid]], lengths: list[int], begun: float) -> None:
-        self.inputs, self.settings, self.pyramids, self.lengths, self.begun = inputs, settings, pyramids, lengths, begun
-        self.timings = {"prepare": time.perf_counter() - begun}
-        self.tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """The first row's new tokens as they come; None once there are no more."""
-        self.logprobs: list[torch.Tensor] = []
-        """For each step, the log-probabilities of the new tokens: float32 [rows]."""
-        self.cancelled = False
-
-    def until_stop(self, tokens: list[int]) -> list[int]:
-        """The tokens before the first stop token."""
-        stop = self.settings["eos_token_id"]
-        stops = stop if isinstance(stop, list) else [stop]
-        return list(itertools.takewhile(lambda token: token not in stops, tokens))
-
-    def hooks(self) -> dict[str, Any]:
-        """Arguments of `generate` that let us see each distribution and then each token, and stop between two."""
-        scores, chosen = _Scores(), _Chosen()
-        chosen.call, chosen.scores = self, scores
-        return {"logits_processor": LogitsProcessorList([scores]), "stopping_criteria": StoppingCriteriaList([chosen])}
-
-
-class _Scores(LogitsProcessor):
-    """Keeps the latest distribution, changes nothing."""
-
-    latest: torch.Tensor
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        self.latest = scores.log_softmax(-1)
-        return scores
-
-
-class _Chosen(StoppingCriteria):
-    """Notes each new token; asks `generate` to stop if the call was cancelled."""
-
-    call: Call
-    scores: _Scores
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        new = input_ids[:, -1]
-        self.call.tokens.put(int(new[0]))
-        self.call.timings.setdefault("first_token", time.perf_counter() - self.call.begun)
-        self.call.logprobs.append(self.scores.latest.gather(1, new[:, None])[:, 0])
-        return torch.full_like(new, self.call.cancelled, dtype=torch.bool)

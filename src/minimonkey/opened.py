@@ -1,0 +1,222 @@
+"""Pictures that are looked at once and asked about often, and how much memory all that are open may keep.
+
+A question's prompt is encoded as a whole, as for a fresh call; what it has in common with the prompt before is not read again.
+Knows a model and a processor; not where they come from, and no files.
+
+    shapes: I image tokens of all pictures, D hidden size
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import nn
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from minimonkey.answer import Answer
+from minimonkey.call import Call
+from minimonkey.errors import UsageError
+from minimonkey.prefix import NOTHING, Prefix, sees_all, shared, turn_alike
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.pyramid import PyramidSpec, Size
+
+PROBES = ("?", "0")
+"""Two questions that differ at once: what their prompts begin with doesn't depend on the question."""
+CACHE_SETTINGS = ("use_cache", "cache_implementation", "prefill_chunk_size")
+"""Settings of `generate` that would be about another cache than the one kept here."""
+
+
+class OpenPicture:
+    """One or several pictures that a model has read: each question costs its own tokens alone. Made by `VisionLanguageModel.open`.
+
+    Answers are those of fresh calls, `vlm.ask(pictures, question, ...)`, up to rounding. The latest question and its answer are
+    kept too, so that a history which goes on from them costs no more than what is new. A prompt is read anew, but its pictures
+    aren't encoded anew, where it places them elsewhere (behind a history without marks, say) or where its length turns all
+    positions by another rule.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: MiniMonkeyProcessor,
+        shelf: Shelf,
+        pictures: list[Image],
+        spec: PyramidSpec,
+        system: str | None,
+    ) -> None:
+        self.pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
+        """How each picture was cut."""
+        self._model, self._processor, self._shelf, self._system = model, processor, shelf, system
+        self._closed_because: str | None = None
+        self._kept = NOTHING
+        one, other = (self._ids(question) for question in PROBES)
+        Call(model, processor, {}).plan([len(one)], [self.pyramids], None)
+        begin = one[: shared(one, other)]
+        self._length = len(begin)
+        """Tokens of every prompt that don't depend on the question."""
+        shelf.make_room(self._planned_bytes())
+        with torch.no_grad():
+            self._features = self._encode(pictures, spec)
+            if turn_alike(self._text, self._length, self._length + 1):
+                inputs = self._inputs([begin], 0)
+                model(**inputs, use_cache=True, logits_to_keep=1)
+                self._kept = Prefix.of(begin, inputs["past_key_values"])
+        shelf.put(self)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that are kept: image tokens, and keys and values of every layer; 0 once it is closed."""
+        return self._features.nbytes + self._kept.nbytes
+
+    @property
+    def closed(self) -> bool:
+        return self._closed_because is not None
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] | None = None,
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """One answer; arguments and errors are those of `VisionLanguageModel.ask`. UsageError once it is closed."""
+        return self._call([question], history, max_new_tokens, **generation).answers()[0]
+
+    def ask_many(self, questions: Iterable[str], **settings: Any) -> list[Answer]:
+        """The answer to each question, all at once: the same as one by one, up to rounding. `settings` as in `ask`, for each."""
+        rows = list(questions)
+        return self._call(rows, **settings).answers() if rows else []
+
+    def stream(self, question: str, **settings: Any) -> Generator[str, None, Answer]:
+        """The text of `ask(question, **settings)` in pieces, as `VisionLanguageModel.stream` gives it."""
+        return self._call([question], **settings).pieces()
+
+    def close(self, reason: str = "it was closed") -> None:
+        """Let go of all that is kept. Closing again changes nothing."""
+        self._closed_because = self._closed_because or reason
+        self._features, self._kept = torch.empty(0), NOTHING
+        self._shelf.take(self)
+
+    def __enter__(self) -> OpenPicture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _text(self) -> nn.Module:
+        return self._model.model.language_model
+
+    def _ids(self, question: str, history: Sequence[tuple[str, str]] | None = None) -> list[int]:
+        tiles = [pyramid.tile_count for pyramid in self.pyramids]
+        return self._processor.encode_chat(question, pictures=tiles, system=self._system, history=history)
+
+    def _planned_bytes(self) -> int:
+        """What `cache_bytes` will be."""
+        text = self._model.config.text_config
+        channels = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        image_tokens = sum(pyramid.tile_count for pyramid in self.pyramids) * self._processor.image_seq_length
+        numbers = 2 * self._length * text.num_hidden_layers * text.num_key_value_heads * channels + image_tokens * text.hidden_size
+        return numbers * self._model.dtype.itemsize
+
+    def _encode(self, pictures: list[Image], spec: PyramidSpec) -> torch.Tensor:
+        """Image tokens of all pictures, [I, D]."""
+        if not pictures:
+            return torch.empty(0, self._model.config.text_config.hidden_size)
+        tiles = self._processor.image_processor(images=pictures, pyramid=spec, return_tensors="pt")["pixel_values"]
+        return self._model.get_image_features(pixel_values=tiles.to(self._model.device)).pooler_output.flatten(0, 1)
+
+    def _call(self, questions: list[str], history=None, max_new_tokens: int | None = None, **generation: Any) -> Call:
+        """Everything that `generate` needs."""
+        if self._closed_because is not None:
+            raise UsageError(f"this picture can't be asked, {self._closed_because}: open it again")
+        for name in CACHE_SETTINGS:
+            if name in generation:
+                raise UsageError(f"{name}={generation[name]!r}: an open picture has a cache of its own; use vlm.ask() for others")
+        call = Call(self._model, self._processor, generation)
+        call.settings["use_cache"] = True
+        rows = [self._ids(question, history) for question in questions]
+        call.plan([len(row) for row in rows], [self.pyramids] * len(rows), max_new_tokens)
+        self._shelf.put(self)
+        inputs = self._inputs(rows, self._known(rows, call.settings["max_new_tokens"]))
+        if len(rows) == 1:
+            call.afterwards = lambda sequences: self._keep(sequences[0].tolist(), inputs["past_key_values"])
+        call.begin(inputs)
+        return call
+
+    def _known(self, rows: list[list[int]], new_tokens: int) -> int:
+        """How many tokens at the start of all rows needn't be read again; at least one of each row must be, to be answered."""
+        lengths = {len(row) for row in rows}
+        if not turn_alike(self._text, self._length, *lengths):
+            return 0
+        if len(lengths) > 1 and not sees_all(self._text, max(lengths) + new_tokens):
+            return 0  # a layer's window would count the padding behind what is known, but not that before a whole row
+        return min(min(shared(self._kept.ids, row), len(row) - 1) for row in rows)
+
+    def _inputs(self, rows: list[list[int]], known: int) -> dict[str, Any]:
+        """Rows whose first `known` tokens come from the cache; what follows is padded on its left to the same length.
+
+        Padding is masked and has no position, wherever it stands: `generate` counts positions along the mask.
+        """
+        width, device = max(map(len, rows)), self._model.device
+        gaps = [width - len(row) for row in rows]
+        pad = self._processor.tokenizer.pad_token_id
+        ids = [row[:known] + [pad] * gap + row[known:] for row, gap in zip(rows, gaps, strict=True)]
+        mask = [[1] * known + [0] * gap + [1] * (width - known - gap) for gap in gaps]
+        inputs: dict[str, Any] = {"past_key_values": self._kept.cache(known, len(rows))}
+        inputs |= {name: torch.tensor(values, device=device) for name, values in {"input_ids": ids, "attention_mask": mask}.items()}
+        features = self._features[rows[0][:known].count(self._processor.image_token_id) :].repeat(len(rows), 1)
+        if len(features):
+            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features[None])}
+        return inputs
+
+    def _keep(self, ids: list[int], cache: DynamicCache) -> None:
+        """Keep the latest prompt and answer in place of those before, if they go on from the pictures and there is room."""
+        length = cache.get_seq_length()  # without the last token, which was said but not read
+        latest = Prefix.of(ids[:length], cache)
+        goes_on = shared(latest.ids, self._kept.ids) >= self._length and turn_alike(self._text, self._length, length)
+        if not self.closed and goes_on and self._shelf.has_room(latest.nbytes - self._kept.nbytes):
+            self._kept = latest
+
+
+class Shelf:
+    """The open pictures of one model, the one used longest ago first, and how many bytes they may keep together.
+
+    It holds none of them open: one that nobody has any more is gone.
+    """
+
+    def __init__(self, max_bytes: int = 4 * 2**30) -> None:
+        self.max_bytes = max_bytes
+        self._pictures: weakref.WeakValueDictionary[int, OpenPicture] = weakref.WeakValueDictionary()
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(picture.cache_bytes for picture in self._pictures.values())
+
+    def has_room(self, more: int) -> bool:
+        return self.cache_bytes + more <= self.max_bytes
+
+    def make_room(self, more: int) -> None:
+        """Close those used longest ago until there is room. Raises UsageError if there is too little even without any."""
+        if more > self.max_bytes:
+            raise UsageError(
+                f"open pictures may keep {self.max_bytes} bytes, and this one needs {more}: raise vlm.max_cache_bytes, "
+                "or lower the pyramid's budgets"
+            )
+        for picture in itertools.takewhile(lambda _: not self.has_room(more), list(self._pictures.values())):
+            picture.close(f"it made room for others (vlm.max_cache_bytes={self.max_bytes})")
+
+    def put(self, picture: OpenPicture) -> None:
+        """Note that a picture is used now."""
+        self.take(picture)
+        self._pictures[id(picture)] = picture
+
+    def take(self, picture: OpenPicture) -> None:
+        self._pictures.pop(id(picture), None)
