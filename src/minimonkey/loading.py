@@ -27,7 +27,7 @@ def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[A
     with _quietly(source):
         try:
             model, info = from_pretrained(source, *args, **(kwargs | settings))
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{source}: no model can be made of it ({type(error).__name__}: {reason})") from error
     misshapen = (f"{name} {list(found)} for {list(due)}" for name, found, due in info["mismatched_keys"])
