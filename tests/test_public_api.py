@@ -62,6 +62,12 @@ def test_signatures():
     assert parameters(minimonkey.VisionLanguageModel.ask) == ask
     assert parameters(minimonkey.VisionLanguageModel.stream) == ["self", "pictures", "question", "settings"]
     assert parameters(minimonkey.VisionLanguageModel.batch) == ["self", "requests", "settings"]
+    assert parameters(minimonkey.VisionLanguageModel.open) == ["self", "pictures", "system", "pyramid", "compression"]
+    from minimonkey.opened import OpenPicture
+
+    assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
+    assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]
+    assert parameters(OpenPicture.stream) == ["self", "question", "settings"]
     answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids"]
     assert parameters(minimonkey.Answer) == answer
 

@@ -1,0 +1,106 @@
+"""What was read needn't be read again: copies of a prefix, and when its keys still hold."""
+
+import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig, LlamaModel, Phi3Config, Phi3Model, Qwen2Config, Qwen2Model
+
+from minimonkey.prefix import NOTHING, Prefix, sees_all, shared, turn_alike
+from minimonkey.rotary import make_stateless
+
+LAYERS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
+LAYERS |= {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "max_position_embeddings": 16}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+
+
+def text_model(model, config, **fields):
+    text = model(config(**LAYERS | fields)).eval()
+    make_stateless(text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "length"),
+    [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 3], [1, 2], 2), ([1, 2, 3], [1, 9, 3], 1), ([2], [1], 0)],
+)
+def test_shared(one, other, length):
+    assert shared(one, other) == length
+
+
+def prefix(length: int, layers: int = 2) -> Prefix:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        (torch.rand(1, 2, length, 4, generator=generator), torch.rand(1, 2, length, 4, generator=generator)) for _ in range(layers)
+    ]
+    return Prefix(list(range(length)), tensors)
+
+
+def test_a_cache_is_a_copy_of_the_first_tokens():
+    kept = prefix(5)
+    cache = kept.cache(3, rows=2)
+    assert cache.get_seq_length() == 3
+    for layer, (keys, values) in zip(cache.layers, kept.layers, strict=True):
+        assert torch.equal(layer.keys, keys[:, :, :3].repeat(2, 1, 1, 1))
+        assert torch.equal(layer.values, values[:, :, :3].repeat(2, 1, 1, 1))
+        layer.keys.zero_()
+        assert keys.all()
+
+
+def test_nothing():
+    for cache in (NOTHING.cache(0, rows=3), prefix(5).cache(0, rows=1)):
+        assert cache.get_seq_length() == 0
+    assert (NOTHING.nbytes, NOTHING.ids) == (0, [])
+
+
+def test_bytes():
+    assert prefix(5, layers=3).nbytes == 3 * 2 * 2 * 5 * 4 * 4
+
+
+def test_of_a_cache():
+    kept = prefix(4)
+    again = Prefix.of([7, 7, 7], kept.cache(3, rows=1))
+    assert again.ids == [7, 7, 7]
+    for (keys, values), (first, second) in zip(again.layers, kept.layers, strict=True):
+        assert torch.equal(keys, first[:, :, :3])
+        assert torch.equal(values, second[:, :, :3])
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_cut_cache_goes_on_as_a_whole_row(window):
+    """Whatever was read behind the cut, and beyond a window too."""
+    text = text_model(Phi3Model, Phi3Config, sliding_window=window)
+    ids = torch.randint(1, 50, (1, 12), generator=torch.Generator().manual_seed(1))
+    cache = DynamicCache()
+    with torch.no_grad():
+        whole = text(ids).last_hidden_state
+        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), past_key_values=cache)
+        kept = Prefix.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
+        rest = text(ids[:, 7:].repeat(2, 1), past_key_values=kept.cache(7, rows=2)).last_hidden_state
+    torch.testing.assert_close(rest, whole[:, 7:].repeat(2, 1, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "fields", "alike"),
+    [
+        (LlamaModel, LlamaConfig, {}, {(3, 16): True, (3, 17): True, (20, 300): True}),
+        (LlamaModel, LlamaConfig, {"rope_parameters": DYNAMIC}, {(3, 16): True, (16, 17): False, (17, 17): True, (17, 18): False}),
+        (
+            Phi3Model,
+            Phi3Config,
+            {"rope_parameters": LONG, "original_max_position_embeddings": 16, "max_position_embeddings": 64},
+            {(3, 16): True, (16, 17): False, (17, 60): True, (3, 4, 17): False, (3, 4, 5): True},
+        ),
+    ],
+    ids=["plain", "dynamic", "longrope"],
+)
+def test_turn_alike(model, config, fields, alike):
+    text = text_model(model, config, **fields)
+    assert {lengths: turn_alike(text, *lengths) for lengths in alike} == alike
+
+
+def test_sees_all():
+    one_slides = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}
+    assert sees_all(text_model(Qwen2Model, Qwen2Config), 1000)
+    assert sees_all(text_model(Qwen2Model, Qwen2Config, **one_slides), 8)
+    assert not sees_all(text_model(Qwen2Model, Qwen2Config, **one_slides), 9)
+    assert not sees_all(text_model(Phi3Model, Phi3Config, sliding_window=8), 9)
