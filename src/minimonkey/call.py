@@ -104,6 +104,8 @@ class Call:
 
     def pieces(self) -> Generator[str, None, Answer]:
         """The first row's text as it comes; the return value is the Answer. Closing the generator stops the model."""
+        added = self.processor.tokenizer.added_tokens_decoder
+        unseen = {token for token in added if added[token].special}
         said: list[int] = []
         sent = ""
         with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
@@ -112,7 +114,7 @@ class Call:
             try:
                 while (token := self.tokens.get()) is not None:
                     said.append(token)
-                    text = self._settled_text(self._until_stop(said))
+                    text = self._settled_text([token for token in self._until_stop(said) if token not in unseen])
                     if len(text) > len(sent):
                         yield text[len(sent) :]
                         sent = text
@@ -130,7 +132,10 @@ class Call:
         return list(itertools.takewhile(lambda token: token not in stops, tokens))
 
     def _settled_text(self, tokens: list[int]) -> str:
-        """The part of the text that later tokens can't change: without the bytes of a character that may not be whole yet."""
+        """The part of the text that later tokens can't change: without the bytes of a character that may not be whole yet.
+
+        `tokens` are without special ones, which the text leaves out: bytes before and after one are neighbours in it.
+        """
         settled = whole_characters(self.processor.tokenizer.convert_ids_to_tokens(tokens))
         return self._text(tokens[:settled]).rstrip("\ufffd").rstrip()
 

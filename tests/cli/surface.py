@@ -20,6 +20,10 @@ SURFACE = {
         ),
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
+    "chat": [
+        *("--device", "--dtype", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid", "--quantize", "--system"),
+        *("-h", "-m", "PICTURE..."),
+    ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
     "data synthetic": ["--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--seed", "-h"],

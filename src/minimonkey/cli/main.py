@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from minimonkey.cli import ask, convert, data, doctor, inspect, train
+from minimonkey.cli import ask, chat, convert, data, doctor, inspect, train
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
 WRONG_WORDS = typer.BadParameter.__mro__[1]
@@ -38,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("ask", cls=Command, no_args_is_help=True)(ask.ask)
+app.command("chat", cls=Command, no_args_is_help=True)(chat.chat)
 app.command("inspect", cls=Command, no_args_is_help=True)(inspect.inspect)
 app.command("train", cls=Command, no_args_is_help=True)(train.train)
 app.command("convert", cls=Command, no_args_is_help=True)(convert.convert)
