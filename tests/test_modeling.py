@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 from minimonkey.compression import CompressionSpec
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import CheckpointError, UsageError
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration, distinct_tiles
+from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
 IMAGE, TILE_PX = 5, 28  # one image token a tile
 
@@ -157,16 +157,6 @@ def test_tiles_are_encoded_a_bounded_number_at_a_time(model, encoded, monkeypatc
     torch.testing.assert_close(together.hidden_states[1], apart.hidden_states[1], rtol=0, atol=1e-5)
 
 
-def test_tiles_of_equal_sum_are_told_apart():
-    pixels = tiles(1, 2, 1)
-    turned = pixels[:1].flip(-1)  # the same values elsewhere
-    blank = torch.zeros(2, 3, TILE_PX, TILE_PX)
-    blank[1, 0, 0, :2] = torch.tensor([1.0, -1.0])  # the same exact sum
-    first, index = distinct_tiles(torch.cat([pixels, turned, blank, pixels[1:2]]))
-    assert first.tolist() == [0, 1, 3, 4, 5]
-    assert index.tolist() == [0, 1, 0, 2, 3, 4, 1]
-
-
 def test_generate_encodes_once_and_ignores_level_tiles(model, encoded):
     inputs = prompt(5, image_tokens=3) | {"pixel_values": tiles(1, 2, 1)}
     plain = model.generate(**inputs, max_new_tokens=6, do_sample=False)
@@ -212,7 +202,7 @@ def test_beams_agree_with_the_stock_class(tmp_path, model):
     )
 
 
-# -- compression: only some detail tokens reach the language model; tests/test_compression.py compares with the published code ---
+# -- compression as published; test_compression.py compares with the published code, test_prefill.py has the other selectors ---
 
 HALF = CompressionSpec("scm-reference", keep_ratio=0.5)
 GREEDY = {"max_new_tokens": 7, "do_sample": False}
@@ -233,9 +223,10 @@ def reader(request):
 @torch.no_grad()
 def test_compressed_logits_are_those_of_the_kept_embeddings(reader):
     inputs = picture()
-    embeddings, selection = reader.model.compress(HALF, **inputs)
+    compressed = reader.model.compress(HALF, **inputs)
+    (selection,) = compressed.selections
     assert selection.detail == (1, 5)
-    kept = selection.kept.tolist()
+    (kept,) = compressed.index.tolist()
     length = inputs["input_ids"].shape[1]
     assert kept == [0, *(1 + selection.selected).tolist(), *range(6, length)]
     assert len(selection.selected) == 2
@@ -243,7 +234,7 @@ def test_compressed_logits_are_those_of_the_kept_embeddings(reader):
     features = reader.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
     whole = reader.get_input_embeddings()(inputs["input_ids"])
     whole[0, 1:8] = features[:, 0]
-    assert torch.equal(embeddings, whole[:, kept])
+    assert torch.equal(compressed.embeddings, whole[:, kept])
     expected = reader.lm_head(reader.model.language_model(inputs_embeds=whole[:, kept]).last_hidden_state)
     torch.testing.assert_close(reader(**inputs, compression=HALF).logits, expected, rtol=0, atol=1e-5)
 

@@ -1,60 +1,99 @@
-"""Which image tokens are worth keeping? Token selection on tensors: score, select, and say what stays.
+"""Which image tokens may go, who decides, and what remains of a prompt. Only tokens of the detail level are up for selection.
 
-Only tokens of the detail level are up for selection. Knows tensors and positions, no model and no picture.
+The settings, and where the detail level of each picture lies in a batch of prompts. Knows tensors of ids, no model and no picture;
+how tokens are chosen stands in selectors.py, how a model reads what is left in prefill.py.
 
-    shapes: L length of the prompt, h tokens of the detail level, k of them selected, H query heads, K key heads,
-            C channels of a head, R query rows: the last R positions of the prompt
+    shapes: B prompts of length L, P pictures, h tokens of a detail level, k of them selected, R tokens that ask, K kept in a row
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 
 from minimonkey.errors import UsageError
-from minimonkey.pyramid import Span
+from minimonkey.pyramid import LEVEL_NAMES, Span
 
-SELECTORS = ("scm-reference",)
-"""scm-reference: the Scale Compression Mechanism exactly as Mini-Monkey's code has it (`modeling_minimonkey_chat.py`): the second
-layer's attention to the detail tokens, the mean over every later position; a whole second run on what is kept; and the token after
-the detail level lost. One prompt with one picture. For comparison with published results."""
+SELECTORS = {
+    "scm": "Mini-Monkey's Scale Compression Mechanism: the attention of later tokens to the detail tokens in the language model's "
+    "second layer. One pass: two layers read everything, the others what is kept.",
+    "scm-reference": "the same exactly as Mini-Monkey's code has it (`modeling_minimonkey_chat.py`), for comparison with published "
+    "results: the model begins again with what is kept, and the token after the detail level is lost. One prompt with one picture.",
+    "fastv": "as scm, but only the prompt's last token is asked, in the manner of FastV (arXiv 2403.06764).",
+    "random": "any tokens, the same for the same `seed`.",
+    "uniform": "every n-th token.",
+    "downsample": "none is dropped: neighbours in a tile are averaged, down to the same number of tokens.",
+    "visionzip": "the attention of the encoder's class token in its last layer, in the manner of VisionZip (arXiv 2412.04467), but "
+    "without its merging of the others.",
+    "divprune": "tokens far from each other: max-min diversity.",
+    "cdpruner": "tokens far from each other, those like the tokens that ask first: conditional diversity.",
+    "mmr": "tokens like those that ask and unlike each other: maximal marginal relevance.",
+}
+"""Who may choose, and how."""
+INSIDE = ("scm", "scm-reference", "fastv")
+"""Selectors that ask the language model's attention; the others choose before it."""
+ASKING = (*INSIDE, "cdpruner", "mmr")
+"""Selectors that ask tokens behind the detail level; the others don't care what is asked."""
 
 
 @dataclass(frozen=True)
 class CompressionSpec:
     """How the tokens of the detail level are thinned out at prefill. `dataclasses.asdict(spec)` is what JSON keeps of it."""
 
-    selector: str = "scm-reference"
+    selector: str = "scm"
     """Who chooses: a name in SELECTORS."""
     keep_ratio: float = 0.5
     """Share of the detail tokens that stays, rounded down: above 0, at most 1."""
     queries: Literal["all", "vision"] = "all"
-    """Whose attention counts: that of all tokens after the detail level, or of image tokens alone, whatever the question."""
-    positions: Literal["compact", "original"] = "compact"
-    """Positions of the tokens that stay: counted anew, or those that they had."""
+    """Who is asked: the picture's own image tokens after its detail level and all later text, or those image tokens alone, whatever
+    the question."""
+    positions: Literal["compact", "original"] | None = None
+    """Positions of the tokens that stay: those that they had, or counted anew; scm then begins again with what it keeps. If not
+    given "original", and "compact" for scm-reference."""
+    budget: Literal["picture", "tile"] | None = None
+    """Whether the share is that of a picture's detail level or that of each tile in it. If not given "picture", and "tile" for
+    downsample, which knows no other, and for cdpruner, whose cost grows with the square of the group."""
+    seed: int = 0
+    """Of the random selector."""
 
     def __post_init__(self) -> None:
         if self.selector not in SELECTORS:
             nearest = difflib.get_close_matches(str(self.selector), SELECTORS, n=1, cutoff=0.0)[0]
             known = ", ".join(SELECTORS)
             raise UsageError(f"compression: no selector {self.selector!r}; the nearest is {nearest!r}, all are {known}")
+        if self.positions is None:
+            object.__setattr__(self, "positions", "compact" if self.selector == "scm-reference" else "original")
+        if self.budget is None:
+            object.__setattr__(self, "budget", "tile" if self.selector in ("downsample", "cdpruner") else "picture")
         checks = (
             ("keep_ratio", _is_ratio(self.keep_ratio), "a number above 0, at most 1"),
             ("queries", self.queries in ("all", "vision"), '"all" or "vision"'),
             ("positions", self.positions in ("compact", "original"), '"compact" or "original"'),
+            ("budget", self.budget in ("picture", "tile"), '"picture" or "tile"'),
+            ("seed", type(self.seed) is int and 0 <= self.seed < 2**63, "a whole number, 0 or more"),
         )
         for name, is_right, expected in checks:
             if not is_right:
                 raise UsageError(f"compression: {name}={getattr(self, name)!r}: expected {expected}")
-        for name, published in {"queries": "all", "positions": "compact"}.items():
-            if getattr(self, name) != published:
-                raise UsageError(
-                    f"compression: {name}={getattr(self, name)!r}: {self.selector} is what was published, {published!r} only"
-                )
+        for name, value, why in _FIXED.get(self.selector, ()):
+            if getattr(self, name) != value:
+                raise UsageError(f"compression: {name}={getattr(self, name)!r}: {self.selector} {why}, {value!r} only")
+
+    @classmethod
+    def parse(cls, text: str, **settings: Any) -> CompressionSpec:
+        """The short form of the command line: a selector, and the share that it keeps if not the half: "scm", "uniform:0.25"."""
+        name, colon, share = text.strip().partition(":")
+        try:
+            keep_ratio = float(share) if colon else cls.keep_ratio
+        except ValueError as error:
+            raise UsageError(
+                f'compression {text[:40]!r}: expected a selector, or a selector and a share such as "scm:0.5"'
+            ) from error
+        return cls(name, keep_ratio, **settings)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> CompressionSpec:
@@ -66,84 +105,132 @@ class CompressionSpec:
                 raise UsageError(f"compression has no setting {key!r}; the nearest is {nearest!r}, all are {', '.join(known)}")
         return cls(**settings)
 
+    @property
+    def depends_on_question(self) -> bool:
+        """Whether another question may keep other tokens. If not, a picture is compressed before there is a question."""
+        return self.selector in ASKING and self.queries == "all"
+
+
+_PUBLISHED = "is what was published"
+_FIXED = {
+    "scm-reference": (("queries", "all", _PUBLISHED), ("positions", "compact", _PUBLISHED), ("budget", "picture", _PUBLISHED)),
+    "fastv": (("queries", "all", "asks the last token"),),
+    "downsample": (("budget", "tile", "pools each tile by itself"),),
+}
+"""Settings that a selector has no choice of: name, value, reason."""
+
+
+@dataclass(frozen=True)
+class DetailLevel:
+    """Where the detail tokens of one picture stand in a batch, and who is asked about them."""
+
+    picture: int
+    """Which picture of the batch, from 0."""
+    row: int
+    """Which prompt of the batch."""
+    span: Span
+    """Their places in the row, padding included."""
+    tile_tokens: int
+    """How many of them are one tile."""
+    first: int
+    """The first one's number among all image tokens of the batch."""
+    queries: torch.Tensor
+    """Places in the row that are asked, int64 [R], ascending."""
+
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen for one prompt, and why."""
+    """What was chosen of one picture, and why."""
 
+    picture: int
+    """Which picture of the batch, from 0."""
+    row: int
+    """Which prompt of the batch."""
     detail: Span
-    """Where the detail level stood in the prompt."""
-    scores: torch.Tensor
-    """Score of each detail token, float32 [h]; more is better."""
+    """Where the detail tokens stood in the row, padding included."""
     selected: torch.Tensor
     """The detail tokens that stay, int64 [k], ascending, counted from the first of them."""
-    kept: torch.Tensor
-    """Positions of the prompt that remain, int64, ascending."""
+    scores: torch.Tensor | None
+    """Score of each detail token, float32 [h], more is better; None where single tokens have none."""
 
 
-def detail_span(input_ids: torch.Tensor, level_tiles: torch.Tensor | None, image_token_id: int) -> Span | None:
-    """Where the published code looks for the detail level of a prompt [1, L] with one picture, `level_tiles` [1, 3].
+def detail_levels(
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
+    level_tiles: torch.Tensor | None,
+    image_token_id: int,
+    spec: CompressionSpec,
+    order: Sequence[str] | None = None,
+) -> list[DetailLevel]:
+    """The detail levels in prompts [B, L], of which `mask` [B, L] leaves the padding out; pictures without one have no entry.
 
-    That is from the first image token on, whatever the order of the levels: with adaptive tiles first (Mini-Monkey's demo) it
-    holds those and a part of the detail level. None if the picture has no detail level: a grid of one tile is the thumbnail.
-    (The published code then halves the first tile that there is, an adaptive one or the thumbnail; we leave it whole.)
+    `level_tiles` int64 [P, 3] counts the tiles of each picture's levels, which stand in this `order`, detail, adaptive, thumbnail
+    if not given. For scm-reference the detail level is where the published code looks for it: from the picture's first token on,
+    whatever the order; with adaptive tiles first (Mini-Monkey's demo) that holds those and a part of the detail level. (A picture
+    of one tile is all thumbnail. The published code halves it; we leave it whole.)
 
-    Raises UsageError for several prompts or pictures, and for level tiles that are missing or don't fit the prompt.
+    Raises UsageError for level tiles that are missing or don't fit the prompt, for a detail level that nobody can be asked about,
+    and for scm-reference if there are several prompts or pictures, or padding.
     """
+    published = spec.selector == "scm-reference"
     if level_tiles is None:
         raise UsageError("compression needs level_tiles to find the detail level: the processor gives them, pass them on")
-    if len(input_ids) != 1 or len(level_tiles) != 1:
+    if published and (len(input_ids) != 1 or len(level_tiles) != 1):
         raise UsageError(
             "scm-reference takes one prompt with one picture, as published; "
             f"got {len(input_ids)} with {len(level_tiles)}: give them one at a time, or leave compression out"
         )
-    detail, tiles = int(level_tiles[0, 0]), int(level_tiles.sum())
-    places = (input_ids[0] == image_token_id).nonzero()[:, 0]
+    if published and not mask.all():
+        raise UsageError("scm-reference takes a prompt without padding, as published: leave padding out")
+    places = (input_ids == image_token_id).nonzero().tolist()
+    tiles = int(level_tiles.sum())
     if tiles < 1 or len(places) < tiles or len(places) % tiles:
         raise UsageError(f"level_tiles has {tiles} tiles, but the prompt {len(places)} image tokens: pass both as they were made")
-    if detail == 0:
-        return None
-    start = int(places[0])
-    span = Span(start, start + detail * (len(places) // tiles))
-    if span.stop >= input_ids.shape[1]:
-        raise UsageError("compression asks what follows the detail level, and nothing does: end the prompt with a question")
-    return span
+    tile_tokens, end = len(places) // tiles, 0
+    found = []
+    for picture, counts in enumerate(level_tiles.tolist()):
+        start, end = end, end + sum(counts) * tile_tokens
+        by_name = dict(zip(LEVEL_NAMES, counts, strict=True))
+        names = list(order or LEVEL_NAMES)
+        ahead = 0 if published else sum(by_name[name] for name in names[: names.index("detail")])
+        first, size = start + ahead * tile_tokens, counts[0] * tile_tokens
+        if size == 0:
+            continue
+        (row, column), last = places[first], places[end - 1]
+        if last != [row, column + end - 1 - first]:
+            raise UsageError(
+                f"level_tiles has {sum(counts)} tiles for picture {picture + 1}, whose image tokens aren't in one piece"
+            )
+        span = Span(column, column + size)
+        queries = _asked(spec, input_ids[row] == image_token_id, mask[row].bool(), span.stop, last[1] + 1)
+        found.append(DetailLevel(picture, row, span, tile_tokens, first, queries))
+    return found
 
 
-def attention_to(queries: torch.Tensor, keys: torch.Tensor, span: Span, *, scale: float, window: int | None = None) -> torch.Tensor:
-    """How much the last R positions of a prompt look at each position of `span`, float32 [h]: mean over them, then over heads.
+def _asked(spec: CompressionSpec, is_image: torch.Tensor, real: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """The places of a row [L] whose tokens are asked about a detail level that ends at `start`, in a picture that ends at `end`."""
+    places = torch.arange(len(real), device=real.device)
+    asked = places < end if spec.queries == "vision" else ~is_image | (places < end)
+    found = (asked & real & (places >= start)).nonzero()[:, 0]
+    if spec.selector in ASKING and not len(found):
+        remedy = "end the prompt with a question" if spec.queries == "all" else "put the detail level first, or ask all (queries)"
+        raise UsageError(f"compression asks what follows the detail level, and nothing does: {remedy}")
+    return found[-1:] if spec.selector == "fastv" else found
 
-    `queries` [H, R, C] and `keys` [K, L, C] are turned by their positions; H is a multiple of K. A row sees itself and what is
-    before it, `window` tokens in all if given; probabilities are over all that it sees. Never more than one head's [R, L] exists.
+
+def remaining(mask: torch.Tensor, selections: Sequence[Selection], lost: Sequence[int] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens of prompts [B, L] that stay: their places, int64 [B, K], padded on the left, and which of them count, bool.
+
+    `mask` [B, L] leaves out the padding that there was; `lost` are places that no row keeps.
     """
-    (heads, rows, _), (groups, length, _) = queries.shape, keys.shape
-    places = torch.arange(length, device=keys.device)
-    own = places[length - rows :, None]
-    unseen = places > own
-    if window is not None:
-        unseen |= places <= own - window
-    total = torch.zeros(span.stop - span.start, device=keys.device)
-    for head in range(heads):
-        logits = (queries[head] @ keys[head * groups // heads].T).float() * scale
-        total += logits.masked_fill_(unseen, float("-inf")).softmax(dim=-1)[:, span.start : span.stop].mean(dim=0)
-    return total / heads
-
-
-def best(scores: torch.Tensor, keep_ratio: float) -> torch.Tensor:
-    """The int(keep_ratio * h) best of `scores` [h]: int64 [k], ascending. Among equal scores the earlier ones."""
-    order = scores.argsort(descending=True, stable=True)
-    return order[: int(keep_ratio * len(scores))].sort().values
-
-
-def select_as_published(scores: torch.Tensor, detail: Span, length: int, keep_ratio: float) -> Selection:
-    """What scm-reference keeps of a prompt of `length` tokens, given the scores [h] of the detail level.
-
-    The token after the detail level is lost, as published, even with keep_ratio=1.
-    """
-    selected = best(scores, keep_ratio)
-    places = torch.arange(length, device=scores.device)
-    kept = torch.cat((places[: detail.start], detail.start + selected, places[detail.stop + 1 :]))
-    return Selection(detail, scores, selected, kept)
+    keep = mask.bool().clone()
+    for chosen in selections:
+        keep[chosen.row, chosen.detail.start : chosen.detail.stop] = False
+        keep[chosen.row, chosen.detail.start + chosen.selected] = True
+    keep[:, list(lost)] = False
+    longest = int(keep.sum(dim=1).max())
+    index = keep.long().argsort(dim=1, stable=True)[:, -longest:]
+    return index, keep.gather(1, index)
 
 
 def _is_ratio(number: Any) -> bool:

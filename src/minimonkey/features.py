@@ -1,0 +1,83 @@
+"""What the vision encoder makes of tiles: which tiles are the same, several outputs as one, where the class token looks.
+
+Knows tensors and one layer of the encoder, no picture and no language model.
+
+    shapes: T tiles, U distinct tiles, S tile side in pixels, W hidden size of the encoder, M patches of a tile, H heads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tiles [T, 3, S, S] differ: positions of the distinct ones, int64 [U], and each tile's place among them, int64 [T].
+
+    Tiles of equal sum are compared value by value, so that equal means equal.
+    """
+    seen: dict[float, list[int]] = {}
+    first: list[int] = []
+    index: list[int] = []
+    for tile, checksum in enumerate(pixel_values.flatten(1).sum(1, dtype=torch.float64).tolist()):
+        rivals = seen.setdefault(checksum, [])
+        place = next((rival for rival in rivals if torch.equal(pixel_values[first[rival]], pixel_values[tile])), None)
+        if place is None:
+            place = len(first)
+            first.append(tile)
+            rivals.append(place)
+        index.append(place)
+    return torch.tensor(first, device=pixel_values.device), torch.tensor(index, device=pixel_values.device)
+
+
+def joined(parts: list[BaseModelOutputWithPooling]) -> BaseModelOutputWithPooling:
+    """Outputs of several batches of tiles as one."""
+    return parts[0] if len(parts) == 1 else _each_tensor(torch.cat, parts)
+
+
+def repeated(output: BaseModelOutputWithPooling, index: torch.Tensor) -> BaseModelOutputWithPooling:
+    """The output for tiles of which these were the distinct ones; `index` int64 [T] is each tile's place among them."""
+    return output if len(output.pooler_output) == len(index) else _each_tensor(lambda versions: versions[0][index], [output])
+
+
+def _each_tensor(function, outputs: list):
+    """`function` of each tensor in turn, given as the list of its versions in `outputs`; hidden states not kept are None."""
+    if outputs[0] is None or isinstance(outputs[0], torch.Tensor):
+        return None if outputs[0] is None else function(outputs)
+    if isinstance(outputs[0], tuple):
+        return tuple(_each_tensor(function, list(versions)) for versions in zip(*outputs, strict=True))
+    return type(outputs[0])(**{name: _each_tensor(function, [output[name] for output in outputs]) for name in outputs[0]})
+
+
+def with_class_attention(layer: nn.Module, encode: Callable[..., Any], pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` saw in this layer."""
+    seen: list[torch.Tensor] = []
+
+    def look(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append(class_attention(layer, args[0] if args else kwargs["hidden_states"]))
+
+    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        output = encode(pixel_values=pixel_values)
+    finally:
+        handle.remove()
+    output.attentions = tuple(seen)
+    return output
+
+
+@torch.no_grad()
+def class_attention(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """How much the class token looks at each patch in a layer of InternVL's encoder, mean over heads: float32 [T, M].
+
+    `hidden` [T, 1 + M, W] goes into the layer, the class token first. Probabilities are over all tokens; the class token's own
+    share is left out.
+    """
+    attention, hidden = layer.attention, layer.layernorm_before(hidden)
+    queries, keys = attention.q_norm(attention.q_proj(hidden[:, :1])), attention.k_norm(attention.k_proj(hidden))
+    queries, keys = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys))
+    logits = (queries @ keys.transpose(2, 3)).float() * attention.scale  # [T, H, 1, 1 + M]
+    return logits.softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
