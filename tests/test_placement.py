@@ -53,7 +53,7 @@ def test_quantized_weights_say_nearly_the_same(golden, name, quantize):
     assert not torch.equal(ours, theirs)
     similarity = torch.nn.functional.cosine_similarity(ours.float(), theirs, dim=-1).min()
     assert similarity > {"int8": 0.995, "int4": 0.85}[quantize]
-    kind = type(small.model.model.language_model.layers[0].mlp.up_proj.weight).__name__
+    kind = type(small.model.model.language_model.layers[0].self_attn.o_proj.weight).__name__
     assert kind == {"int8": "Int8Tensor", "int4": "Params4bit"}[quantize]
 
 
