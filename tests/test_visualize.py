@@ -5,9 +5,20 @@ import pytest
 from PIL import Image
 
 from minimonkey import visualize
+from minimonkey.errors import UsageError
 from minimonkey.image_processing import render_level
 from minimonkey.pyramid import PyramidSpec, Size
-from minimonkey.visualize import BOX_COLOURS, LEVEL_COLOURS, MARGIN_PX, PAPER, contact_sheet, draw_boxes, draw_pyramid
+from minimonkey.visualize import (
+    BOX_COLOURS,
+    DROPPED,
+    LEVEL_COLOURS,
+    MARGIN_PX,
+    PAPER,
+    contact_sheet,
+    draw_boxes,
+    draw_kept,
+    draw_pyramid,
+)
 
 GREY = (128, 128, 128)
 SPEC = PyramidSpec(tile_px=56)
@@ -192,3 +203,58 @@ def test_tiles_are_numbered_on_through_the_levels(monkeypatch):
     picture = Image.new("RGB", (800, 600), GREY)
     contact_sheet(picture, plan(picture))
     assert firsts == [0, 12, 18]
+
+
+# -- what compression keeps --------------------------------------------------------------------------------------------------
+
+RED = (220, 20, 20)
+FADED = tuple(round(0.2 * 80 + 0.8 * grey) for grey in DROPPED)  # 80 is how light the red is
+
+
+def clear_cells(picture: Image.Image, spec: PyramidSpec, selected: list[int], columns: int, rows: int) -> list[list[bool]]:
+    """Which cells of the drawn picture, cut into columns and rows, are as they were; the others must be faded."""
+    drawn = draw_kept(picture, plan(picture, spec), selected, 4)
+    scale = min(max(900, *picture.size), 1600) / max(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    left = (drawn.width - width) // 2
+    colours = [
+        [
+            drawn.getpixel((left + (2 * i + 1) * width // (2 * columns), MARGIN_PX + (2 * j + 1) * height // (2 * rows)))
+            for i in range(columns)
+        ]
+        for j in range(rows)
+    ]
+    near = [[max(abs(a - b) for a, b in zip(colour, FADED, strict=True)) < 3 or colour == RED for colour in row] for row in colours]
+    assert all(map(all, near))
+    return [[colour == RED for colour in row] for row in colours]
+
+
+def test_kept_tokens_stay_clear_where_they_are():
+    """Two tiles of 2 x 2 tokens side by side: token 1 is the first tile's upper right, 4 and 6 the second's left column."""
+    spec = PyramidSpec(tile_px=56, detail=(2, 2), adaptive=None)
+    assert clear_cells(Image.new("RGB", (800, 400), RED), spec, [6, 1, 4], 4, 2) == [
+        [False, True, True, False],
+        [False, False, True, False],
+    ]
+
+
+def test_tiles_follow_each_other_row_by_row():
+    spec = PyramidSpec(tile_px=56, detail=(4, 4), adaptive=None)
+    assert clear_cells(Image.new("RGB", (600, 600), RED), spec, [3, 4, 8, 13], 4, 4) == [
+        [False, False, True, False],
+        [False, True, False, False],
+        [True, False, False, True],
+        [False, False, False, False],
+    ]
+
+
+def test_padding_around_a_picture_is_not_drawn():
+    """A square picture in the middle of 1 x 2 tiles: of four rows of tokens the two in the middle see it."""
+    spec = PyramidSpec(tile_px=56, detail=(2, 2), adaptive=None, fit="pad")
+    assert clear_cells(Image.new("RGB", (500, 500), RED), spec, [0, 1, 2, 3, 5], 2, 2) == [[True, True], [False, True]]
+
+
+def test_a_picture_that_loses_nothing_is_not_drawn():
+    picture = Image.new("RGB", (50, 50))
+    with pytest.raises(UsageError, match="of 0 detail tiles of 4 tokens: expected 2 tiles or more, and a square"):
+        draw_kept(picture, plan(picture, PyramidSpec.plain(1, 1)), [], 4)

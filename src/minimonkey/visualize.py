@@ -1,15 +1,17 @@
-"""Pictures for people: the cut lines of a pyramid on its picture, its tiles as the model sees them, boxes.
+"""Pictures for people: the cut lines of a pyramid on its picture, its tiles as the model sees them, boxes, tokens that are kept.
 
 Knows PIL and the pyramid's integers, no model. All functions return new RGB pictures and leave what they are given alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from minimonkey.errors import UsageError
 from minimonkey.pyramid import Box, Level, LevelName, Pyramid
 
 Colour = tuple[int, int, int]
@@ -19,6 +21,8 @@ PAPER: Colour = (250, 250, 248)
 INK: Colour = (31, 41, 55)
 MUTED: Colour = (107, 114, 128)
 HALO: Colour = (255, 255, 255)
+DROPPED: Colour = (148, 163, 184)
+"""Laid over what isn't kept: neither paper nor ink."""
 LEVEL_COLOURS: dict[LevelName, Colour] = {"detail": (37, 99, 235), "adaptive": (234, 88, 12), "thumbnail": (5, 150, 105)}
 BOX_COLOURS: tuple[Colour, ...] = ((220, 38, 38), (37, 99, 235), (5, 150, 105), (234, 88, 12), (147, 51, 234), (8, 145, 178))
 
@@ -96,6 +100,37 @@ def draw_boxes(picture: Image.Image, boxes: Iterable[Sequence[float]], labels: S
         if index < len(labels) and labels[index]:
             _tag(draw, labels[index], near, colour, font, drawn.width)
     return drawn
+
+
+def draw_kept(picture: Image.Image, pyramid: Pyramid, selected: Iterable[int], tokens_per_tile: int) -> Image.Image:
+    """The picture with the detail tokens that compression dropped in grey, and how many it kept below; at most about 1700 px wide.
+
+    `selected`: the detail tokens that stay, counted from the first one, tile by tile and row by row (`Selection.selected`). The
+    other levels, which keep all their tokens, aren't drawn. Where tokens were averaged, those whose place the averages took stand
+    for them. Raises UsageError for a picture without a detail level, or tiles of a number of tokens that is no square.
+    """
+    side = math.isqrt(tokens_per_tile)
+    if pyramid.detail is None or side * side != tokens_per_tile:
+        given = f"{pyramid.level_tiles[0]} detail tiles of {tokens_per_tile} tokens"
+        raise UsageError(f"can't draw what is kept of {given}: expected 2 tiles or more, and a square number of tokens")
+    level, chosen = pyramid.detail, sorted(selected)
+    kept = Image.new("L", (level.grid.columns * side, level.grid.rows * side))
+    for token in chosen:
+        tile, place = divmod(token, tokens_per_tile)
+        row, column = divmod(tile, level.grid.columns)
+        kept.putpixel((column * side + place % side, row * side + place // side), 255)
+    size = _drawn_size(picture.width, picture.height)
+    content = tuple(edge * side / level.tile_px for edge in level.content)
+    clear = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    faded = Image.blend(clear.convert("L").convert("RGB"), Image.new("RGB", size, DROPPED), 0.8)
+    drawn = Image.composite(clear, faded, kept.resize(size, Image.Resampling.NEAREST, box=content))
+    sheet = Image.new("RGB", (max(size[0], 420) + 2 * MARGIN_PX, size[1] + 3 * MARGIN_PX), PAPER)
+    sheet.paste(drawn, ((sheet.width - size[0]) // 2, MARGIN_PX))
+    total = level.grid.tiles * tokens_per_tile
+    caption = f"{len(chosen)} of {total} detail tokens kept, {len(chosen) / total:.0%}"
+    middle = (sheet.width // 2, size[1] + 2 * MARGIN_PX)
+    ImageDraw.Draw(sheet).text(middle, caption, INK, ImageFont.load_default(FONT_PX), "mm")
+    return sheet
 
 
 def _drawn_size(width: int, height: int) -> tuple[int, int]:

@@ -4,8 +4,10 @@ SURFACE = {
     "": ["--help", "--version", "-h"],
     "ask": [
         *(
+            "--compression",
             "--device",
             "--draw",
+            "--draw-kept",
             "--dtype",
             "--frames",
             "--help",

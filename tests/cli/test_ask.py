@@ -12,7 +12,7 @@ from PIL import Image
 
 from minimonkey.cli.ask import box_labels, draw_answer
 from minimonkey.pyramid import Box, PyramidSpec, Size
-from minimonkey.visualize import BOX_COLOURS, draw_boxes
+from minimonkey.visualize import BOX_COLOURS, draw_boxes, draw_kept
 
 
 @pytest.fixture
@@ -122,6 +122,30 @@ def test_a_drawing_that_fails_after_the_answer_is_one_line(run, folder, picture,
     assert f"can't write {tmp_path / 'taken.png'}: " in result.err
 
 
+def test_what_compression_keeps_is_drawn(run, folder, picture, tmp_path):
+    """A picture of 90 x 60 becomes 2 x 2 tiles of four tokens: every other one is kept."""
+    out = tmp_path / "kept.png"
+    words = ("ask", "-m", folder, "--max-new-tokens", "3", "--compression", "uniform:0.5", picture, "What?")
+    result = run(*words, "--quiet", "--draw-kept", str(out))
+    assert (result.code, result.err) == (0, f"wrote {out}\n")
+    pyramid = PyramidSpec(tile_px=28, detail=(1, 4), adaptive=None).plan(Size(60, 90))
+    assert pyramid.level_tiles == (4, 0, 1)
+    with Image.open(picture) as given, Image.open(out) as drawn:
+        assert drawn.tobytes() == draw_kept(given, pyramid, range(1, 16, 2), 4).tobytes()
+    asked = json.loads(run(*words, "--json").out)
+    assert asked["text"] + "\n" == result.out
+    assert asked["tokens"]["image"] == 5 * 4
+
+
+def test_a_picture_of_one_tile_keeps_all(run, folder, tmp_path):
+    Image.new("RGB", (30, 30)).save(tmp_path / "square.png")
+    out = tmp_path / "kept.png"
+    words = ("--pyramid", "1-1", "--compression", "uniform", str(tmp_path / "square.png"), "What?", "--draw-kept", str(out))
+    result = run("ask", "-m", folder, "--max-new-tokens", "1", "-q", *words)
+    told = f"minimonkey: the first picture has no detail level to drop tokens of, {out} is not written\n"
+    assert (result.code, result.err, out.exists()) == (0, told, False)
+
+
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
@@ -196,6 +220,10 @@ def test_notes_on_a_picture_go_to_standard_error(run, folder, tmp_path):
         (["--draw", "out.png", "What?"], "--draw draws on the first picture, and there is none"),
         (["--draw", "out.paper", "{picture}", "What?"], "try out.png"),
         (["--draw", "/no/such/out.png", "{picture}", "What?"], "there is no folder /no/such"),
+        (["--draw-kept", "out.png", "{picture}", "What?"], "such as --compression scm:0.5"),
+        (["--draw-kept", "out.png", "--compression", "scm", "What?"], "--draw-kept draws on the first picture, and there is none"),
+        (["--compression", "some", "{picture}", "What?"], "no selector 'some'"),
+        (["--compression", "scm:2", "{picture}", "What?"], "keep_ratio=2.0: expected a number above 0, at most 1"),
         (["--frames", "0", "{folder}", "What?"], "0 frames: expected a whole number from 1 to 40"),
         (["--frames", "41", "{folder}", "What?"], "41 frames"),
         (["--frames", "8", "{folder}", "What?"], "holds no pictures"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from minimonkey.compression import CompressionSpec, Selection
     from minimonkey.inference import Answer, VisionLanguageModel
 
 ONE_TILE = {"detail": (1, 1), "adaptive": None}
@@ -40,6 +41,14 @@ def ask(
     draw: Annotated[
         Path | None,
         typer.Option("--draw", metavar="FILE", help="Write the first picture with the boxes of the answer, if it has any."),
+    ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option("--compression", metavar="NAME[:SHARE]", help="Drop detail tokens, such as scm:0.5 (keep the half)."),
+    ] = None,
+    draw_kept: Annotated[
+        Path | None,
+        typer.Option("--draw-kept", metavar="FILE", help="Write the first picture with what --compression dropped in grey."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     max_new_tokens: Annotated[
@@ -71,10 +80,13 @@ def ask(
       curl -s https://example.org/page.png | minimonkey ask - "Read the text." --json
       minimonkey ask --draw found.png street.jpg "Where is the bus? Answer with <box>."
       minimonkey ask --frames 8 clip.mp4 "What happens?"
+      minimonkey ask --compression scm:0.5 --draw-kept kept.png receipt.png "What is the total?"
     """
     sources, question = sources_and_question(words)
-    if draw is not None:
-        check_drawing(draw, sources)
+    for option, path in (("--draw", draw), ("--draw-kept", draw_kept)):
+        if path is not None:
+            check_drawing(option, path, sources)
+    selection = compression_spec(compression, draw_kept)
     changes = pyramid_changes(pyramid, plain)
     if frames is None:
         pictures = [read_picture(source) for source in sources]
@@ -91,7 +103,9 @@ def ask(
     disable_progress_bar()  # one bar for each weight file would stand before the answer
     vlm = load(model, device=device, dtype=dtype, quantize=quantize)
     load_seconds = time.perf_counter() - start
-    settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
+    kept: list[Selection] = []
+    vlm.model.model.selection_hooks.append(kept.extend)
+    settings = {"system": system, "pyramid": changes or None, "compression": selection, "max_new_tokens": max_new_tokens}
     if as_json:
         answer = vlm.ask(pictures, question, **settings)
         print(json.dumps(as_dict(answer, load_seconds), ensure_ascii=False))
@@ -99,6 +113,8 @@ def ask(
         answer = say(vlm.stream(pictures, question, **settings))
     if draw is not None:
         draw_answer(draw, pictures[0], answer, vlm)
+    if draw_kept is not None:
+        draw_selection(draw_kept, pictures[0], answer, kept, vlm)
     if not (as_json or quiet):
         if model is not None:
             print(f"{model}: {vlm.processor.image_processor.spec_for({'pyramid': changes or None}).describe()}", file=sys.stderr)
@@ -130,12 +146,23 @@ def frames_and_question(sources: list[str], question: str, most: int) -> tuple[l
     return pictures, frames_prompt(len(pictures), question)
 
 
-def check_drawing(path: Path, sources: list[str]) -> None:
+def compression_spec(text: str | None, draw_kept: Path | None) -> CompressionSpec | None:
+    """What `--compression` asks for. Raises UsageError if it isn't given where `--draw-kept` is."""
+    if text is None and draw_kept is not None:
+        raise UsageError("--draw-kept draws what a compression keeps: say which, such as --compression scm:0.5")
+    if text is None:
+        return None
+    from minimonkey.compression import CompressionSpec
+
+    return CompressionSpec.parse(text)
+
+
+def check_drawing(option: str, path: Path, sources: list[str]) -> None:
     """Raise UsageError at once for a drawing that can't be: the answer may take minutes."""
     from PIL import Image
 
     if not sources:
-        raise UsageError("--draw draws on the first picture, and there is none: name one before the question")
+        raise UsageError(f"{option} draws on the first picture, and there is none: name one before the question")
     if path.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"can't write {path}: its name should end as those of pictures do, try {path.stem or 'boxes'}.png")
     if not path.parent.is_dir():
@@ -152,6 +179,19 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
     labels = box_labels(vlm.processor.decode(answer.token_ids))
     with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
         save_picture(draw_boxes(picture, answer.boxes, labels), path)
+
+
+def draw_selection(path: Path, picture: Image, answer: Answer, kept: list[Selection], vlm: VisionLanguageModel) -> None:
+    """Write the picture with its dropped detail tokens in grey, or say that it has none."""
+    from minimonkey.visualize import draw_kept
+
+    selected = next((selection.selected.tolist() for selection in kept if selection.picture == 0), None)
+    if selected is None:
+        print(f"minimonkey: the first picture has no detail level to drop tokens of, {path} is not written", file=sys.stderr)
+        return
+    drawn = draw_kept(picture, answer.pyramids[0], selected, vlm.processor.image_seq_length)
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
+        save_picture(drawn, path)
 
 
 def box_labels(text: str) -> list[str]:
