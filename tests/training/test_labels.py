@@ -6,7 +6,7 @@ from PIL import Image
 
 from minimonkey.data.synthetic import lines
 from minimonkey.pyramid import PyramidSpec
-from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS, character_labels, point_labels
+from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS, character_labels, character_tokens, point_labels
 
 TWO_TILES = PyramidSpec.plain(2, 2, tile_px=28)
 """Of a picture of 56x28 px; patches of 7 px make 4 x 4 a tile."""
@@ -74,3 +74,27 @@ def test_points_agree_with_the_ink(pillow_text):
     ink = gray.reshape(8, 14, 16, 7).max(axis=(1, 3))
     assert named.any() and (~named).any()
     assert ink[named].mean() > 1.3 * ink[~named].mean()
+
+
+def test_tokens_that_hold_a_character():
+    """Tokens are 2 x 2 patches of 7 px: 2 x 2 of them a tile of 28 px, four before the second tile, eight before the thumbnail."""
+    sample = sample_of(("ab", [(3, 3), (45, 20)]), ("c", [(100, 3)]), height=30)
+    places = character_tokens(sample, TWO_TILES, patch_px=7)
+    assert sample.text == "ab\nc" and places.shape == (4, 3)
+    assert places[0].tolist() == [0, 8, -1], "x=3 is the first token, in the thumbnail too; there are two levels"
+    assert places[1].tolist() == [4 + 3, 8 + 2 + 1, -1], "x=45, y=20: second tile, lower right; halved in x in the thumbnail"
+    assert places[2].tolist() == places[3].tolist() == [-1, -1, -1], "a newline is nowhere, nor is what lies outside"
+
+
+def test_tokens_agree_with_the_labels_of_their_patches(pillow_text):
+    spec = PyramidSpec(tile_px=56, detail=(1, 6), adaptive=(1, 3), fit="pad", max_upscale=1.0)
+    sample = lines.make_sample(5, "line", size_px=(20, 20))
+    labels, places = character_labels(sample, spec, 7), character_tokens(sample, spec, 7)
+    held = labels.reshape(len(labels), 4, 2, 4, 2, SLOTS).swapaxes(2, 3).reshape(len(labels) * 16, -1)
+    asked = 0
+    for character, tokens in zip(sample.text, places, strict=True):
+        for token in tokens[tokens >= 0]:
+            if np.count_nonzero(held[token]) < SLOTS:  # none was dropped
+                assert CLASS_OF[character] in held[token]
+                asked += 1
+    assert asked > 10

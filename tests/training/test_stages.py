@@ -1,5 +1,7 @@
 """Batches are functions of their number; losses reach what they should."""
 
+import math
+
 import pytest
 import torch
 
@@ -112,6 +114,35 @@ def test_alignment_asks_each_image_token_for_the_characters_it_shows(small, tiny
     assert losses._alignment(tokens.roll(1, dims=1), labels) > 3, "the word of another token doesn't count"
     labels[0, 5, 0] = CLASS_OF["b"]
     assert losses._alignment(tokens, labels) > 10
+
+
+def test_looking_is_the_share_of_attention_on_the_next_character(small, tiny_model):
+    """Queries and keys are set so that every position looks evenly at all that it may see."""
+    losses = Losses(tiny_model("qwen2"), small, recipe(looking_weight=1.0))
+    attention = losses._looking_layer
+    with torch.no_grad():
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight.zero_()
+            projection.bias.zero_()
+    seen = {"hidden_states": torch.randn(1, 8, 32), "position_embeddings": (torch.ones(1, 8, 8), torch.zeros(1, 8, 8))}
+    looks = torch.full((1, 8, 3), -1)
+    looks[0, 4] = torch.tensor([1, 3, -1])
+    mask = torch.ones(1, 8, dtype=torch.long)
+    assert float(losses._looking(seen, looks, mask)) == pytest.approx(math.log(5 / 2)), "two of the five positions up to its own"
+    mask[0, 0] = 0
+    assert float(losses._looking(seen, looks, mask)) == pytest.approx(math.log(4 / 2)), "padding is not looked at"
+
+
+def test_a_batch_says_where_to_look(pillow_text, small):
+    batch = Batches(recipe(looking_weight=1.0, mixture=(Ingredient("line", max_tiles=6),)), small, 7)[1]
+    asked = (batch["looks"] >= 0).any(-1)
+    for row in range(len(asked)):
+        for position in asked[row].nonzero()[:, 0].tolist():
+            held = batch["looks"][row, position]
+            assert (batch["input_ids"][row, held[held >= 0]] == small.image_token_id).all()
+            assert batch["labels"][row, position + 1] != IGNORE, "the character that comes next is part of the answer"
+    assert asked.sum() > 0.5 * (batch["labels"] != IGNORE).sum()
+    assert "looks" not in Batches(recipe(), small, 7)[1]
 
 
 def test_alignment_needs_single_characters(small, tiny_model):

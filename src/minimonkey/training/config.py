@@ -89,6 +89,9 @@ class TrainConfig:
     alignment_weight: float = 0.0
     """Stage "read": weight of a loss that has each image token name, through the language model's own head, the characters it
     shows. Meant to let image tokens speak the language of text tokens; its effect alone wasn't measured."""
+    looking_weight: float = 0.0
+    """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
+    character: the renderer knows which they are."""
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
@@ -111,7 +114,15 @@ class TrainConfig:
             raise UsageError(f"name={self.name!r}: expected the name of a folder in runs/, without slashes")
         for key in ("steps", "tiles_per_batch", "batches_per_step", "log_every", "keep_checkpoints"):
             _require(self, key, getattr(self, key) >= 1, "at least 1")
-        for key in ("seed", "workers", "evaluate_every", "checkpoint_minutes", "characters_weight", "alignment_weight"):
+        for key in (
+            "seed",
+            "workers",
+            "evaluate_every",
+            "checkpoint_minutes",
+            "characters_weight",
+            "alignment_weight",
+            "looking_weight",
+        ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")
         if self.start is None and not self.model:
             raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")

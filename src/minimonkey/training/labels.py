@@ -111,3 +111,27 @@ def point_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray
             there[reached] = IGNORE if line.too_small else np.broadcast_to(line.classes[index], there.shape)[reached]
         levels.append(_tiles(labels.reshape(rows * side, columns * side, POINTS), rows, columns))
     return np.concatenate(levels)
+
+
+def character_tokens(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray:
+    """The image tokens that each character of `sample.text` has its centre in: int32 [characters, 3], one a level.
+
+    Counted from the picture's first image token; a token is two by two patches. -1 where there is none: a newline, a level left
+    out, print that is too small there, a character outside of the picture.
+    """
+    size = Size(sample.picture.height, sample.picture.width)
+    side = spec.tile_px // patch_px // 2
+    levels = []
+    first = 0
+    for level in spec.plan(size).levels:
+        columns, rows = level.grid
+        places: list[np.ndarray] = []
+        for line in _placed(level, size, sample.lines, 2 * patch_px):
+            x, y = np.floor(line.x).astype(int), np.floor(line.y).astype(int)
+            tile, token = (y // side) * columns + x // side, (y % side) * side + x % side
+            inside = (x >= 0) & (x < columns * side) & (y >= 0) & (y < rows * side) & (not line.too_small)
+            places += [np.where(inside, first + tile * side**2 + token, -1), np.array([-1])]
+        levels.append(np.concatenate(places[:-1]))
+        first += level.grid.tiles * side**2
+    levels += [np.full_like(levels[0], -1)] * (3 - len(levels))
+    return np.stack(levels, axis=1).astype(np.int32)

@@ -8,6 +8,8 @@ Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K chara
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from minimonkey.data.synthetic.lines import make_sample
 from minimonkey.data.synthetic.words import ALPHABET
@@ -22,7 +25,7 @@ from minimonkey.errors import UsageError
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import Ingredient, TrainConfig
-from minimonkey.training.labels import IGNORE, POINTS, SLOTS, character_labels, point_labels
+from minimonkey.training.labels import IGNORE, POINTS, SLOTS, character_labels, character_tokens, point_labels
 
 QUESTIONS = (
     "Read the text.",
@@ -34,6 +37,10 @@ QUESTIONS = (
 )
 
 
+LOOKING_HEADS = 2
+"""How many heads of the language model's middle layer are taught where to look."""
+
+
 class Drawn(NamedTuple):
     """One sample, ready for a batch."""
 
@@ -43,6 +50,8 @@ class Drawn(NamedTuple):
     """int16 [T, N, K]: classes, IGNORE where the print is too small to tell"""
     points: np.ndarray
     """int16 [T, N, POINTS]: the same for points of each patch"""
+    places: np.ndarray
+    """int32 [characters, 3]: the image tokens that hold each character of the text"""
     question: str
     text: str
 
@@ -110,7 +119,7 @@ class Batches(torch.utils.data.Dataset):
             sample = make_sample(seed, ingredient.kind, **settings)
         text = "\n".join(line.text for line in sample.lines)
         question = QUESTIONS[rng.integers(len(QUESTIONS))]
-        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
+        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels, character_tokens))
         return Drawn(tiles_uint8(sample.picture, spec), *labels, question, text)
 
     def _collate(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
@@ -124,12 +133,14 @@ class Batches(torch.utils.data.Dataset):
         return batch
 
     def _tokens(self, drawn: list[Drawn]) -> dict[str, torch.Tensor]:
-        rows, answers = [], []
+        rows, answers, looks = [], [], []
         for sample in drawn:
             prompt = self.processor.encode_chat(sample.question, pictures=[len(sample.tiles)])
             answer = self.processor.encode_answer(sample.text)
             rows.append(prompt + answer)
             answers.append(len(answer))
+            places = torch.from_numpy(sample.places).long()
+            looks.append(torch.where(places < 0, -1, places + prompt.index(self.processor.image_token_id)))
         longest = max(map(len, rows))
         input_ids = torch.full((len(rows), longest), self.processor.tokenizer.pad_token_id)
         labels = torch.full_like(input_ids, IGNORE)
@@ -137,7 +148,13 @@ class Batches(torch.utils.data.Dataset):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             labels[row, len(ids) - answer : len(ids)] = torch.tensor(ids[-answer:])
         mask = torch.arange(longest) < torch.tensor([[len(ids)] for ids in rows])
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
+        tokens = {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
+        if self.config.looking_weight > 0:
+            tokens["looks"] = torch.full((*input_ids.shape, 3), -1)
+            for row, (ids, answer, places) in enumerate(zip(rows, answers, looks, strict=True)):
+                before = len(ids) - answer - 1  # the position whose next token is the first character
+                tokens["looks"][row, before : before + len(places)] = places
+        return tokens
 
 
 def normalise(tiles: torch.Tensor, processor: MiniMonkeyProcessor) -> torch.Tensor:
@@ -177,11 +194,15 @@ class Losses(nn.Module):
         if self.config.stage == "read" and self.config.alignment_weight > 0:
             loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
         if self.config.stage == "read":
-            outputs = self.model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], mm_encoder_outputs={"image": encoded}
-            )
+            with self._watched() as seen:
+                outputs = self.model(
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], mm_encoder_outputs={"image": encoded}
+                )
             text_loss, text_figures = self._text(outputs.logits[:, :-1].float(), batch["labels"][:, 1:])
             loss, figures = loss + text_loss, figures | text_figures
+            if self.config.looking_weight > 0:
+                looking = self._looking(seen, batch["looks"], batch["attention_mask"])
+                loss, figures = loss + self.config.looking_weight * looking, figures | {"looking_loss": looking.detach()}
         return loss, figures
 
     def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -207,6 +228,40 @@ class Losses(nn.Module):
         total = counts.sum(-1)
         log_probabilities = self.model.lm_head(tokens).float().log_softmax(-1)
         return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
+
+    @property
+    def _looking_layer(self) -> nn.Module:
+        layers = self.model.model.language_model.layers
+        return layers[len(layers) // 2].self_attn
+
+    @contextmanager
+    def _watched(self) -> Iterator[dict[str, Any]]:
+        """What goes into the attention of the layer that is taught to look: hidden states, cosines and sines."""
+        seen: dict[str, Any] = {}
+        handle = self._looking_layer.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def _looking(self, seen: dict[str, Any], looks: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """How little of the first heads' attention is on the image tokens that hold the next character: -log of the share."""
+        attention = self._looking_layer
+        hidden, (cosines, sines) = seen["hidden_states"], seen["position_embeddings"]
+        queries, keys = (
+            project(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)[:, :LOOKING_HEADS]
+            for project in (attention.q_proj, attention.k_proj)
+        )
+        queries, keys = apply_rotary_pos_emb(queries, keys, cosines, sines)
+        row, position = (looks >= 0).any(-1).nonzero(as_tuple=True)
+        scores = (queries @ keys.mT * attention.scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
+        there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]
+        scores = scores.masked_fill(~(there & mask[row].bool())[:, None], float("-inf"))
+        wanted = torch.zeros(there.shape, dtype=torch.bool, device=row.device)
+        for level in looks[row, position].unbind(-1):
+            wanted[(level >= 0).nonzero()[:, 0], level[level >= 0]] = True
+        right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
+        return (scores.logsumexp(-1) - right).mean()
 
     def _text(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
