@@ -3,11 +3,11 @@
     python benchmarks/compression.py [--dtype bfloat16] [--rounds 5] [--layers 24]
 
 Prefill of the language model of InternVL2-1B (Qwen2-0.5B's shape, random weights), choosing included, image features given: 12
-detail and 7 adaptive tiles and a thumbnail (CIP at its largest), then 12 tiles and a thumbnail (plain tiling), 256 tokens each, with
-40 tokens of template before them and 30 of question behind. Against no compression, and against the published scm: two layers run on
-everything, the second with full attention maps (eager), then the whole model again on what is kept, with sdpa, or eager throughout.
-Rounds alternate between the rivals; medians. Every other selector is timed too, without a bar. Full maps of 5,190 tokens take some
-6 GB. Exits with 1 if a bar is missed.
+detail and 7 adaptive tiles and a thumbnail (CIP at its largest), then 12 tiles and a thumbnail (plain tiling), 256 tokens each,
+40 tokens of template before them and 30 of question behind. Against no compression, and against the published scm: two layers run
+on everything, the second with full attention maps (eager), then the whole model again on what is kept, with sdpa, or eager
+throughout. Rounds alternate between the rivals; medians. Every other selector is timed too, without a bar. Full maps of 5,190
+tokens take some 6 GB. Exits with 1 if a bar is missed.
 """
 
 from __future__ import annotations

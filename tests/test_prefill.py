@@ -372,6 +372,30 @@ def test_what_goes_on_in_the_models_own_cache(qwen2):
         assert qwen2(**inputs, compression=spec, use_cache=False).past_key_values is None
 
 
+@pytest.mark.parametrize("name", [name for name in TEXTS if "beyond" not in name])
+@torch.no_grad()
+def test_questions_go_on_from_pictures_that_were_compressed_without_them(name):
+    """Two questions behind one prefix, of different length where no window counts padding, against whole prompts."""
+    model, spec, lengths = make(name), CompressionSpec("scm", 0.5, queries="vision"), (6, 6 if "windows" in name else 4)
+    prefix, questions = batch([3, (3, 2, 1)]), batch(*([length] for length in lengths))
+    compressed = model.model.compress(spec, **prefix)
+    kept = torch.cat((compressed.ids(prefix["input_ids"], 0).expand(2, -1), questions["input_ids"]), dim=1)
+    for _ in range(2):  # what is gone on from stays as it is
+        embeddings = model.get_input_embeddings()(questions["input_ids"])
+        both = compressed.repeated(2).followed_by(model.model.language_model, embeddings, questions["attention_mask"])
+        hidden, places = both.hidden.clone(), both.positions.clone()
+        said = model.generate(kept, compression=both, max_new_tokens=NEW, do_sample=False)
+        assert torch.equal(said[:, : kept.shape[1]], kept)
+        for row, length in enumerate(lengths):
+            whole, real = batch([3, (3, 2, 1), length]), both.mask[row].bool()
+            fresh = model.model.compress(spec, **whole)
+            assert places[row, real].tolist() == fresh.positions[0].tolist()
+            assert_close(hidden[row, real], fresh.hidden[0], rtol=1e-4, atol=1e-4)
+            expected = model.generate(**whole, compression=spec, max_new_tokens=NEW, do_sample=False)
+            assert said[row, kept.shape[1] :].tolist() == expected[0, whole["input_ids"].shape[1] :].tolist()
+    assert (compressed.cache.get_seq_length(), compressed.early.get_seq_length()) == (23, 29)
+
+
 @pytest.mark.parametrize("selector", ["scm", "uniform"])
 @torch.no_grad()
 def test_what_was_compressed_before_may_be_read_later(qwen2, selector):

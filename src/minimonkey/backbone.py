@@ -21,12 +21,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
 from transformers.utils import can_return_tuple
 
+from minimonkey.compressed import Compressed
 from minimonkey.compression import CompressionSpec, Selection, detail_levels
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import UsageError
 from minimonkey.features import distinct_tiles, joined, repeated, with_class_attention
 from minimonkey.loading import register_key_names
-from minimonkey.prefill import Compressed, compress
+from minimonkey.prefill import compress
 from minimonkey.pyramid import LevelName
 from minimonkey.rotary import make_stateless
 

@@ -40,14 +40,14 @@ def walk(
 ) -> torch.Tensor:
     """Hidden states [B, L, D] after these layers of a text model (LlamaModel, Qwen2Model ...), given those before them.
 
-    `mask` [B, L] leaves padding out. `cache` keeps keys and values; it must be empty as far as these layers go. The final norm
-    isn't a layer; before layer 0 hidden states are embeddings.
+    `cache` has what these layers read before, and keeps keys and values of this too. `mask` leaves padding out, that of what was
+    read before included: [B, tokens before + L]. The final norm isn't a layer; before layer 0 hidden states are embeddings.
     """
     for index in layers:
         mask_function = create_causal_mask if window(text, index) is None else create_sliding_window_causal_mask
-        # Without position_ids: gaps between positions would count as borders between texts that were packed into one row. Without
-        # the cache: its first layer may be longer by now than this one will be.
-        seen = mask_function(config=text.config, inputs_embeds=hidden, attention_mask=mask, past_key_values=None)
+        # Without position_ids: gaps between positions would count as borders between texts that were packed into one row.
+        known = {"past_key_values": cache, "layer_idx": index} if cache is not None else {"past_key_values": None}
+        seen = mask_function(config=text.config, inputs_embeds=hidden, attention_mask=mask, **known)
         hidden = text.layers[index](hidden, attention_mask=seen, position_embeddings=turned, past_key_values=cache)
     return hidden
 

@@ -16,11 +16,11 @@ from transformers import InternVLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
+from minimonkey.compressed import Compressed
 from minimonkey.compression import CompressionSpec
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import UsageError
 from minimonkey.loading import load_strictly
-from minimonkey.prefill import Compressed
 from minimonkey.pyramid import LevelName
 
 
@@ -91,13 +91,23 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         )
 
     @torch.no_grad()
-    def generate(self, inputs: torch.LongTensor | None = None, *args: Any, compression: CompressionSpec | None = None, **settings):
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        *args: Any,
+        compression: CompressionSpec | Compressed | None = None,
+        **settings: Any,
+    ):
         """As in transformers, and one more: with `compression` the language model gets prompts with fewer detail tokens.
 
-        What comes back is as without it: the whole prompts' ids, then the new ones. Streamers and criteria see the kept ids.
+        What comes back is as without it: the whole prompts' ids, then the new ones. Streamers and criteria see the kept ids. If
+        what `model.compress` made of prompts is given for it, `inputs` are the kept ids, and stand before the new ones.
         """
         if compression is None:
             return super().generate(inputs, *args, **settings)
+        if isinstance(compression, Compressed):
+            where = {"attention_mask": compression.mask, "position_ids": compression.positions}
+            return super().generate(inputs, *args, **settings | where, compression=compression)
         if is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
         if settings.get("use_cache") is False:
@@ -108,8 +118,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             return super().generate(prompt, *args, **settings)
         kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
         settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
-        settings |= {"attention_mask": compressed.mask, "position_ids": compressed.positions, "compression": compressed}
-        output = super().generate(kept, *args, **settings)
+        output = self.generate(kept, *args, compression=compressed, **settings)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         whole = prompt.repeat_interleave(len(sequences) // len(prompt), dim=0)
         whole = torch.cat((whole, sequences[:, kept.shape[1] :]), dim=1)

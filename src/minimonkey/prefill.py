@@ -10,13 +10,14 @@ and the layers of a language model, no picture and no text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import DynamicCache
 
 from minimonkey import selectors
+from minimonkey.compressed import Compressed, copied
 from minimonkey.compression import INSIDE, CompressionSpec, DetailLevel, Selection, remaining
 from minimonkey.decoder import Rotation, positions_in, queries_and_keys, rotation, walk, window
 from minimonkey.errors import UsageError
@@ -24,39 +25,6 @@ from minimonkey.pyramid import Span
 
 ASKED_LAYER = 1
 """The language model's layer whose attention decides: the second, as in the paper."""
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """What is left of a batch of prompts. Where a row kept fewer tokens than another, padding stands on its left."""
-
-    index: torch.Tensor
-    """Places of the kept tokens in the prompt, int64 [B, K]; any place for padding."""
-    mask: torch.Tensor
-    """1 for kept tokens, 0 for padding: int64 [B, K]."""
-    positions: torch.Tensor
-    """Position of each token, int64 [B, K]; 0 for padding."""
-    embeddings: torch.Tensor
-    """Input of the language model's first layer, [B, K, D]."""
-    selections: list[Selection]
-    """What was chosen of each picture that has a detail level."""
-    hidden: torch.Tensor | None = None
-    """Output of the last layer, [B, K, D], before the final norm; None if the model hasn't read the prompt yet."""
-    cache: DynamicCache | None = None
-    """Keys and values of the kept tokens in each layer; None if the model hasn't read the prompt yet."""
-
-    def ids(self, input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-        """Ids of the kept tokens, int64 [B, K], given those of the prompts [B, L]."""
-        return input_ids.gather(1, self.index).masked_fill(self.mask == 0, pad_token_id)
-
-    def repeated(self, times: int) -> Compressed:
-        """The same with each row so many times in a row: beams and samples go on from one prompt. The cache grows in place."""
-        if times == 1:
-            return self
-        if self.cache is not None:
-            self.cache.batch_repeat_interleave(times)
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.repeat_interleave(times, dim=0) for name, tensor in tensors.items()})
 
 
 def compress(
@@ -165,6 +133,8 @@ def _inside(
     with torch.no_grad():
         selections = _ask(text, before, cache.layers[ASKED_LAYER].keys, turned, mask, levels, spec)
     shortened = _shortened(embeddings, positions, *remaining(mask, selections), selections, spec)
+    if not spec.depends_on_question:
+        shortened = replace(shortened, early=copied(cache), prompt_mask=mask)
     for layer in cache.layers:
         layer.keys, layer.values = (
             _rows(tensor.transpose(1, 2), shortened.index).transpose(1, 2) for tensor in (layer.keys, layer.values)

@@ -120,10 +120,10 @@ def draw_kept(picture: Image.Image, pyramid: Pyramid, selected: Iterable[int], t
         row, column = divmod(tile, level.grid.columns)
         kept.putpixel((column * side + place % side, row * side + place // side), 255)
     size = _drawn_size(picture.width, picture.height)
-    content = tuple(edge * side / level.tile_px for edge in level.content)
+    left, top, right, bottom = (edge * side / level.tile_px for edge in level.content)
     clear = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     faded = Image.blend(clear.convert("L").convert("RGB"), Image.new("RGB", size, DROPPED), 0.8)
-    drawn = Image.composite(clear, faded, kept.resize(size, Image.Resampling.NEAREST, box=content))
+    drawn = Image.composite(clear, faded, kept.resize(size, Image.Resampling.NEAREST, box=(left, top, right, bottom)))
     sheet = Image.new("RGB", (max(size[0], 420) + 2 * MARGIN_PX, size[1] + 3 * MARGIN_PX), PAPER)
     sheet.paste(drawn, ((sheet.width - size[0]) // 2, MARGIN_PX))
     total = level.grid.tiles * tokens_per_tile
