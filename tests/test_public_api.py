@@ -19,6 +19,7 @@ NAMES = [
     "MiniMonkeyImageProcessor",
     "MiniMonkeyProcessor",
     "MissingExtraError",
+    "OpenPicture",
     "PictureError",
     "PromptError",
     "Pyramid",

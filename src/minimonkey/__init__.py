@@ -27,6 +27,7 @@ _MODULE_OF = {
     "MiniMonkeyImageProcessor": "image_processing",
     "MiniMonkeyProcessor": "processing",
     "MissingExtraError": "errors",
+    "OpenPicture": "opened",
     "PictureError": "errors",
     "PromptError": "errors",
     "Pyramid": "pyramid",

@@ -182,7 +182,7 @@ class VisionLanguageModel:
         every = [picture for row in pictures for picture in row]
         inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
         if (selection := _selection(compression) or self.compression) is not None:
-            call.settings["compression"] = selection
+            call.settings |= {"compression": selection, "level_order": spec.order}
         call.begin(dict(inputs))
         return call
 

@@ -197,6 +197,22 @@ def test_published_compression_through_ask(loaded, pictures, golden, picture, se
     assert ask(by_default, pictures[picture], record, pyramid=spec).token_ids == answer.token_ids
 
 
+def test_compression_knows_the_order_of_the_levels(loaded, pictures):
+    """With the detail level last or first, `scm` prunes detail tokens alone."""
+    vlm, _, _ = loaded[MONKEY]
+    seen = []
+    vlm.model.model.selection_hooks.append(seen.extend)
+    try:
+        for pyramid in ({}, DEMO):
+            vlm.ask(pictures["wide_receipt"], "Read.", pyramid=pyramid, compression={"selector": "scm"}, max_new_tokens=2)
+    finally:
+        vlm.model.model.selection_hooks.clear()
+    first, last = seen
+    tokens = last.detail.stop - last.detail.start
+    assert first.detail.stop - first.detail.start == tokens == 12 * 4
+    assert last.detail.start - first.detail.start == 4 * 4, "the four adaptive tiles come before"
+
+
 def test_dynamic_rope(loaded, pictures, golden, tmp_path):
     """A prompt longer than the window: the base grows with the length, anew for each prompt."""
     _, records, tensors = loaded[MONKEY]

@@ -128,9 +128,9 @@ def test_looking_is_the_share_of_attention_on_the_next_character(small, tiny_mod
     looks = torch.full((1, 8, 3), -1)
     looks[0, 4] = torch.tensor([1, 3, -1])
     mask = torch.ones(1, 8, dtype=torch.long)
-    assert float(losses._looking(seen, looks, mask)) == pytest.approx(math.log(5 / 2)), "two of the five positions up to its own"
+    assert losses._looking(seen, looks, mask).item() == pytest.approx(math.log(5 / 2)), "two of the five positions up to its own"
     mask[0, 0] = 0
-    assert float(losses._looking(seen, looks, mask)) == pytest.approx(math.log(4 / 2)), "padding is not looked at"
+    assert losses._looking(seen, looks, mask).item() == pytest.approx(math.log(4 / 2)), "padding is not looked at"
 
 
 def test_a_batch_says_where_to_look(pillow_text, small):
