@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimonkey.cli.pictures import ModelOption, PlainOption, PyramidOption, pyramid_changes, read_picture, save_picture
+from minimonkey.cli.pictures import (
+    DeviceOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    ModelOption,
+    PlainOption,
+    PyramidOption,
+    QuantizeOption,
+    SystemOption,
+    pyramid_changes,
+    read_picture,
+    save_picture,
+)
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import LEVEL_NAMES
 
@@ -50,20 +62,11 @@ def ask(
         Path | None,
         typer.Option("--draw-kept", metavar="FILE", help="Write the first picture with what --compression dropped in grey."),
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="The longest answer, in tokens.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda:1, ...; the best there is if not given.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; what suits the device if not given."),
-    ] = None,
-    quantize: Annotated[
-        str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory.")
-    ] = None,
+    system: SystemOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: text, tokens, seconds, pyramids, boxes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line of tiles, tokens and seconds.")] = False,
 ) -> None:

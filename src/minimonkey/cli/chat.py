@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minimonkey.cli.ask import names_a_picture
-from minimonkey.cli.pictures import ModelOption, PlainOption, PyramidOption, pyramid_changes, read_picture
+from minimonkey.cli.pictures import (
+    DeviceOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    ModelOption,
+    PlainOption,
+    PyramidOption,
+    QuantizeOption,
+    SystemOption,
+    pyramid_changes,
+    read_picture,
+)
 from minimonkey.errors import MiniMonkeyError, UsageError
 
 if TYPE_CHECKING:
@@ -28,15 +39,11 @@ def chat(
     model: ModelOption = None,
     pyramid: PyramidOption = None,
     plain: PlainOption = False,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message for all turns.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="The longest answer, in tokens.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda:1, ...; the best there is if not given.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: less memory.")] = None,
+    system: SystemOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Talk about pictures: ask one question after the other.
 

@@ -1,4 +1,4 @@
-"""Pictures and pyramids of the command line: how its arguments name them, and how results are written."""
+"""Pictures, pyramids and models of the command line: how its arguments name them, and how results are written."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ PyramidOption = Annotated[
     typer.Option("--pyramid", metavar="TILES", help="Fewest-most tiles of the detail / adaptive level, such as 4-12/3-7."),
 ]
 PlainOption = Annotated[bool, typer.Option("--no-pyramid", help="Plain tiling: leave the adaptive level out.")]
+
+SystemOption = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")]
+MaxNewTokensOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="The longest answer, in tokens.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda:1, ...; the best there is if not given.")
+]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; what suits the device if not given.")
+]
+QuantizeOption = Annotated[
+    str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory.")
+]
 
 
 def pyramid_changes(pyramid: str | None, plain: bool) -> dict:
