@@ -423,9 +423,11 @@ def test_closed(vlm):
             ask("?")
 
 
-def test_compression_that_depends_on_the_question(vlm):
+def test_compression_is_refused(vlm):
     for settings in ({"compression": {"selector": "scm-reference"}}, {}):
-        with pytest.raises(UsageError, match="^compression='scm-reference' depends on the question, .*or use ask") as caught:
+        with pytest.raises(
+            UsageError, match="^compression='scm-reference': an open picture keeps all of its tokens; .*or use ask"
+        ) as caught:
             vlm.open(WIDE, **settings)
         assert "\n" not in str(caught.value)
         vlm = VisionLanguageModel(vlm.model, vlm.processor, {"selector": "scm-reference"})

@@ -37,18 +37,23 @@ class Answer:
         return self.text
 
 
-_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+_BOX = re.compile(r"(?:<ref>((?:(?!<ref>|</ref>).)*)</ref>\s*)?<box>(.*?)</box>", re.DOTALL)
 _CORNERS = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 
 
 def boxes_of(text: str, source: Size) -> list[Box]:
     """The boxes of a text, thousandths (InternVL's way of writing places) as pixels of the picture."""
-    found = [corners for box in _BOX.findall(text) for corners in _CORNERS.findall(box)]
+    found = [corners for _, box in _BOX.findall(text) for corners in _CORNERS.findall(box)]
     width, height = source.width / 1000, source.height / 1000
     return [
         Box(round(int(x1) * width), round(int(y1) * height), round(int(x2) * width), round(int(y2) * height))
         for x1, y1, x2, y2 in found
     ]
+
+
+def labels_of(text: str) -> list[str]:
+    """For each box of `boxes_of`, in the same order, the `<ref>` right before it, or ""."""
+    return [" ".join(label.split()) for label, box in _BOX.findall(text) for _ in _CORNERS.findall(box)]
 
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")

@@ -8,14 +8,13 @@ how tokens are chosen stands in selectors.py, how a model reads what is left in 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 
-from minimonkey.errors import UsageError
+from minimonkey.errors import UsageError, unknown
 from minimonkey.pyramid import LEVEL_NAMES, Span
 
 SELECTORS = {
@@ -62,9 +61,7 @@ class CompressionSpec:
 
     def __post_init__(self) -> None:
         if self.selector not in SELECTORS:
-            nearest = difflib.get_close_matches(str(self.selector), SELECTORS, n=1, cutoff=0.0)[0]
-            known = ", ".join(SELECTORS)
-            raise UsageError(f"compression: no selector {self.selector!r}; the nearest is {nearest!r}, all are {known}")
+            raise UsageError(unknown("compression: no selector", self.selector, SELECTORS))
         if self.positions is None:
             object.__setattr__(self, "positions", "compact" if self.selector == "scm-reference" else "original")
         if self.budget is None:
@@ -101,8 +98,7 @@ class CompressionSpec:
         known = [field.name for field in fields(cls)]
         for key in settings:
             if key not in known:
-                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-                raise UsageError(f"compression has no setting {key!r}; the nearest is {nearest!r}, all are {', '.join(known)}")
+                raise UsageError(unknown("compression has no setting", key, known))
         return cls(**settings)
 
     @property

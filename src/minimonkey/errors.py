@@ -14,6 +14,16 @@ The command line prints the message of these as one line and exits with 2; anyth
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """The message about a name that isn't known: `what` it was meant for, the nearest one that is, and all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+    return f"{what} {name!r}; the nearest is {nearest!r}, all are {', '.join(names)}"
+
 
 class MiniMonkeyError(Exception):
     """Base of all errors that minimonkey raises on purpose."""

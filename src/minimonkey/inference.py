@@ -62,7 +62,8 @@ def load(
         network = load_network(folder, config, attn_implementation=attn_implementation, **where.settings(config))
     except ImportError as error:
         reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"attn_implementation={attn_implementation!r} can't run here ({reason}); leave it out") from error
+        what = "this model" if attn_implementation is None else f"attn_implementation={attn_implementation!r}"
+        raise UsageError(f"{what} can't run here ({reason})") from error
     if pyramid is not None:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
     if device_map is None and quantize is None:
@@ -141,12 +142,12 @@ class VisionLanguageModel:
         """Pictures for several questions: encoded and read by the language model now, so that a question costs its own tokens.
 
         Close it, or use it as `with vlm.open("report.png") as page: page.ask("Who signed it?")`. What it keeps counts towards
-        `max_cache_bytes`. Raises what `ask` raises about pictures and pyramids, and UsageError for a compression that depends on
-        the question, the model's own included, or pictures that alone need more than `max_cache_bytes`.
+        `max_cache_bytes`. Raises what `ask` raises about pictures and pyramids, and UsageError for any compression, the model's own
+        included, or pictures that alone need more than `max_cache_bytes`.
         """
         if (selection := _selection(compression) or self.compression) is not None:
             raise UsageError(
-                f"compression={selection.selector!r} depends on the question, and a picture is opened before there is one: "
+                f"compression={selection.selector!r}: an open picture keeps all of its tokens; "
                 "leave compression out, of load() too, or use ask()"
             )
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})

@@ -10,14 +10,13 @@ has them: `project/mini_monkey/demo.py` and `eval/internvl_chat.py` for inferenc
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from minimonkey.errors import PyramidError
+from minimonkey.errors import PyramidError, unknown
 from minimonkey.grid import LEVEL_NAMES, MOST_TILES, Box, Grid, Level, LevelName, Size, Tile, candidate_grids, nearest_grid
 
 __all__ = ["LEVEL_NAMES", "Box", "Grid", "Level", "LevelName", "Pyramid", "PyramidSpec", "Size", "Span", "Tile"]
@@ -95,8 +94,7 @@ class PyramidSpec:
         known = [field.name for field in fields(cls)]
         for key in settings:
             if key not in known:
-                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-                raise PyramidError(f"pyramid has no setting {key!r}; the nearest is {nearest!r}, all are {', '.join(known)}")
+                raise PyramidError(unknown("pyramid has no setting", key, known))
         return cls(**settings)
 
     def describe(self) -> str:

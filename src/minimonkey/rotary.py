@@ -10,13 +10,14 @@ from its own positions in this call. Plain rope has no memory and stays transfor
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
 
-class RowRotary(nn.Module):
+class RowRotary(nn.Module, ABC):
     """Cosines and sines in the place of transformers' `LlamaRotaryEmbedding`; a subclass has the rule.
 
     Without parameters and buffers: nothing to save, to move between devices or to make anew after the meta device.
@@ -32,9 +33,9 @@ class RowRotary(nn.Module):
         self.channels = int(head * rope.get("partial_rotary_factor", 1.0))
         self.theta = float(rope["rope_theta"])
 
+    @abstractmethod
     def inverse_frequencies(self, lengths: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
         """Radians a position, float32 [B, R/2], for rows of these lengths, int [B, 1], and exponents of the base, float32 [R/2]."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -164,3 +164,39 @@ def test_all_layouts_of_a_published_model_give_equal_logits_and_ids(tmp_path, go
     del inputs["level_tiles"]
     stock = InternVLForConditionalGeneration.from_pretrained(tmp_path / "stock", dtype=torch.float32)
     torch.testing.assert_close(logits(stock, inputs), expected, rtol=0, atol=1e-5)
+
+
+def test_native_to_native_keeps_what_it_was_published_with(tmp_path, golden):
+    source = golden / PUBLISHED[0]
+    convert(source, tmp_path / "one", to="native")
+    convert(tmp_path / "one", tmp_path / "two", to="native")
+    convert(tmp_path / "two", tmp_path / "back", to="published")
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("to", ["native", "stock", "published"])
+def test_what_goes_wrong_half_way_leaves_nothing(tmp_path, golden, monkeypatch, to):
+    """A disk that is full, say; the destination, empty before, is as it was and can be tried again."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    destination = tmp_path / "new"
+    destination.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("minimonkey.checkpoints.tensors.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            convert(golden / PUBLISHED[1], destination, to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"] and not list(destination.iterdir())
+    convert(golden / PUBLISHED[1], destination, to=to)
+    assert (destination / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_wrong_generation_setting_is_one_line(saved, tmp_path):
+    source = saved()
+    (source / "generation_config.json").write_text('{"max_new_tokens": "many"}')
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: ") as caught:
+        convert(source, tmp_path / "new", to="stock")
+    assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()

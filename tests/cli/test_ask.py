@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minimonkey.cli.ask import box_labels, draw_answer
+from minimonkey.answer import labels_of
+from minimonkey.cli.ask import draw_answer
 from minimonkey.pyramid import Box, PyramidSpec, Size
 from minimonkey.visualize import BOX_COLOURS, draw_boxes, draw_kept
 
@@ -158,7 +159,7 @@ def test_a_picture_of_one_tile_keeps_all(run, folder, tmp_path):
     ],
 )
 def test_labels_of_boxes(text, labels):
-    assert box_labels(text) == labels
+    assert labels_of(text) == labels
 
 
 def test_labels_are_drawn(tmp_path, capsys):

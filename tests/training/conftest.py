@@ -7,7 +7,7 @@ import pytest
 def pillow_text(monkeypatch):
     """Training draws in Pillow's own typeface and in made-up words."""
     from minimonkey.data.synthetic import lines, typefaces, words
-    from minimonkey.training import stages
+    from minimonkey.training import batches
 
     text = "".join(f"\n{a}{b}" for a in "bdgklmnprst" for b in "aeiou") + "\n"
 
@@ -15,4 +15,4 @@ def pillow_text(monkeypatch):
         vocabulary = words.Vocabulary((text.encode(),), (1.0,), "train")
         return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings | {"split": "train"})
 
-    monkeypatch.setattr(stages, "make_sample", make)
+    monkeypatch.setattr(batches, "make_sample", make)

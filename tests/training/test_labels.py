@@ -98,3 +98,8 @@ def test_tokens_agree_with_the_labels_of_their_patches(pillow_text):
                 assert CLASS_OF[character] in held[token]
                 asked += 1
     assert asked > 10
+
+
+def test_a_picture_without_text_has_no_places():
+    places = character_tokens(lines.Sample(Image.new("RGB", (56, 28)), []), TWO_TILES, 7)
+    assert places.shape == (0, 3)

@@ -10,10 +10,10 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from minimonkey.errors import CheckpointError, UsageError
-from minimonkey.training import run, stages
+from minimonkey.training import batches, run
 from minimonkey.training.run import train
 
 RECIPE = """
@@ -73,20 +73,20 @@ def terminate():
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
     """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
-    original = stages.Batches.__getitem__
+    original = batches.Batches.__getitem__
 
     def cut_off(self, number):
         if number == 4:
             cut()
         return original(self, number)
 
-    monkeypatch.setattr(stages.Batches, "__getitem__", cut_off)
+    monkeypatch.setattr(batches.Batches, "__getitem__", cut_off)
     crash = cut is run_out_of_memory
     with pytest.raises(MemoryError if crash else KeyboardInterrupt):
         train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("0" if crash else "9")])
     assert json.loads((tmp_path / "runs" / "parts" / f"checkpoint-0000000{4 if crash else 5}" / "progress.json").read_text())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    monkeypatch.setattr(stages.Batches, "__getitem__", original)
+    monkeypatch.setattr(batches.Batches, "__getitem__", original)
     parts = train(recipe(tmp_path), ["name=parts"])
     assert parts.name == "checkpoint-00000006"
     resumed = weights(parts)
@@ -97,14 +97,14 @@ TRAINING = """
 import sys
 from pathlib import Path
 from minimonkey.data.synthetic import lines, typefaces, words
-from minimonkey.training import stages
+from minimonkey.training import batches
 from minimonkey.training.run import train
 
 def make(seed, kind, **settings):
     vocabulary = words.Vocabulary((b"\\nbada\\nkole\\n",), (1.0,), "train")
     return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings | {"split": "train"})
 
-stages.make_sample = make
+batches.make_sample = make
 try:
     train(Path(sys.argv[1]), ["workers=1"])
 except KeyboardInterrupt:
@@ -177,13 +177,24 @@ def test_a_folder_that_does_not_fit_is_one_line(tmp_path):
         train(recipe(tmp_path), ["name=third", "start=runs/gone"])
 
 
+def test_a_character_head_of_another_version_is_one_line(tmp_path):
+    folder = train(recipe(tmp_path, "characters", 1))
+    save_file(
+        {name: tensor[:1].clone() for name, tensor in load_file(folder / "characters_head.st").items()},
+        folder / "characters_head.st",
+    )
+    with pytest.raises(CheckpointError, match=r"characters_head\.st: has another shape .*; remove it") as caught:
+        train(recipe(tmp_path, "characters", 2))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_published_model_can_be_asked(tmp_path):
     import minimonkey
 
     train(recipe(tmp_path), ["publish=out"])
     vlm = minimonkey.load(tmp_path / "out")
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
-    answer = vlm.ask(stages.make_sample(1, "line").picture, "Read the text.", max_new_tokens=3)
+    answer = vlm.ask(batches.make_sample(1, "line").picture, "Read the text.", max_new_tokens=3)
     assert len(answer.token_ids) <= 3 and answer.image_tokens == 4 * answer.pyramids[0].tile_count
     assert answer.pyramids[0].spec.fit == "pad"
     digest, name = (tmp_path / "out" / "checksum").read_text().split()

@@ -7,11 +7,12 @@ and tokenizer files in `published/`, so that it can become a published folder ag
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-from transformers import GenerationConfig
 
 from minimonkey.checkpoints.folder import Layout, ModelFolder, find_folder, read_json
 from minimonkey.checkpoints.load import check_files, generation_settings, load_processor
@@ -36,38 +37,53 @@ def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_by
     """
     if to not in get_args(Layout):
         raise UsageError(f"to={to!r}: expected one of {', '.join(get_args(Layout))}")
-    destination = Path(destination).expanduser()
+    destination = Path(destination).expanduser().absolute()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination}: exists and isn't an empty folder; name a new one")
     folder = find_folder(source)
-    if to == "published":
-        _to_published(folder, destination, shard_bytes)
-    else:
-        _to_hf(folder, destination, to, shard_bytes)
+    with _all_or_nothing(destination) as partial:
+        if to == "published":
+            _to_published(folder, partial, shard_bytes)
+        else:
+            _to_hf(folder, partial, to, shard_bytes)
+
+
+@contextmanager
+def _all_or_nothing(destination: Path) -> Iterator[Path]:
+    """A folder beside the destination, not made yet, that takes its place in the end. Whatever goes wrong, nothing is left."""
+    partial = destination.with_name(f"{destination.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        if destination.exists():
+            destination.rmdir()  # it is empty
+        partial.rename(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"], shard_bytes: int) -> None:
     config = folder.config("native")
     processor = load_processor(folder, config)
+    generation = generation_settings(folder)
     check_files(folder, config)
     destination.mkdir(parents=True, exist_ok=True)
     with folder.tensors() as tensors:
         write_shards(tensors, destination, shard_bytes=shard_bytes)
-        dtypes = {str(tensors[name][...].dtype).removeprefix("torch.") for name in sorted(tensors)[:1]}
+        number = next(iter(tensors.values()))[...].dtype
     config = folder.config(to)
-    config.architectures, config.dtype = [ARCHITECTURES[to]], dtypes.pop()
+    config.architectures, config.dtype = [ARCHITECTURES[to]], str(number).removeprefix("torch.")
     config.save_pretrained(destination)
-    _generation(folder).save_pretrained(destination)
+    generation.save_pretrained(destination)
     if to == "native":
         processor.save_pretrained(destination)
     else:
         _save_stock_processor(processor, destination)
-    if folder.layout == "published" and to == "native":
-        _copy_small_files(folder.path, destination / KEPT)
+    if to == "native" and _as_published(folder).is_dir():
+        _copy_small_files(_as_published(folder), destination / KEPT)
 
 
 def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> None:
-    small = folder.path if folder.layout == "published" else folder.path / KEPT
+    small = _as_published(folder)
     if not (small / "config.json").is_file():
         raise CheckpointError(
             f"{folder.path}: nothing in it says how it was published; only native folders made from published ones can go back"
@@ -80,18 +96,16 @@ def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> N
         write_shards(to_published(tensors, settings.rules), destination, shard_bytes=shard_bytes)
 
 
+def _as_published(folder: ModelFolder) -> Path:
+    """Where the small files are that a folder was published with, if there are any."""
+    return folder.path if folder.layout == "published" else folder.path / KEPT
+
+
 def _copy_small_files(source: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for file in {file for pattern in _SMALL_FILES for file in source.glob(pattern)}:
         if file.name != "model.safetensors.index.json":
             shutil.copyfile(file, destination / file.name)
-
-
-def _generation(folder: ModelFolder) -> GenerationConfig:
-    if folder.layout == "published":
-        return generation_settings(folder)
-    file = folder.path / "generation_config.json"
-    return GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
 
 
 def _save_stock_processor(processor: MiniMonkeyProcessor, destination: Path) -> None:

@@ -41,13 +41,15 @@ def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -
 
 
 def generation_settings(folder: ModelFolder) -> GenerationConfig:
-    """A published folder's generation_config.json, with the one token that ends an answer in its template: as the published
-    `chat` has it, which doesn't read the file."""
+    """A folder's generation_config.json; of a published one with the one token that ends an answer in its template, as the
+    published `chat` has it, which doesn't read the file. Raises CheckpointError for a wrong setting."""
     file = folder.path / "generation_config.json"
     try:
         found = GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: {first_line(error)}") from error
+    if folder.layout != "published":
+        return found
     template = folder.published.template
     if STOP[template] not in folder.tokenizer.get_vocab():
         raise CheckpointError(

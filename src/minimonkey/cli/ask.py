@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -174,14 +173,14 @@ def check_drawing(option: str, path: Path, sources: list[str]) -> None:
 
 def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel) -> None:
     """Write the picture with the answer's boxes and their `<ref>` texts, or say that there are none."""
+    from minimonkey.answer import labels_of
     from minimonkey.visualize import draw_boxes
 
     if not answer.boxes:
         print(f"minimonkey: the answer has no boxes, {path} is not written", file=sys.stderr)
         return
-    labels = box_labels(vlm.processor.decode(answer.token_ids))
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
-        save_picture(draw_boxes(picture, answer.boxes, labels), path)
+    labels = labels_of(vlm.processor.decode(answer.token_ids))
+    save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's
 
 
 def draw_selection(path: Path, picture: Image, answer: Answer, kept: list[Selection], vlm: VisionLanguageModel) -> None:
@@ -193,15 +192,7 @@ def draw_selection(path: Path, picture: Image, answer: Answer, kept: list[Select
         print(f"minimonkey: the first picture has no detail level to drop tokens of, {path} is not written", file=sys.stderr)
         return
     drawn = draw_kept(picture, answer.pyramids[0], selected, vlm.processor.image_seq_length)
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is the answer's
-        save_picture(drawn, path)
-
-
-def box_labels(text: str) -> list[str]:
-    """For each box of an answer with its special tokens, in the order of `Answer.boxes`, the `<ref>` right before it or ""."""
-    boxes = re.findall(r"(?:<ref>((?:(?!<ref>|</ref>).)*)</ref>\s*)?<box>(.*?)</box>", text, re.DOTALL)
-    corners = re.compile(r"\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]")
-    return [" ".join(label.split()) for label, box in boxes for _ in corners.findall(box)]
+    save_picture(drawn, path, say_on=sys.stderr)
 
 
 def names_a_picture(word: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -61,12 +61,13 @@ def read_picture(source: str) -> Image:
     return picture
 
 
-def save_picture(picture: Image, path: Path) -> None:
-    """Write a picture in the format that the name asks for, and say so. Raises UsageError if that is impossible."""
+def save_picture(picture: Image, path: Path, say_on: TextIO | None = None) -> None:
+    """Write a picture in the format that the name asks for, and say so, on standard output if nothing else is given. Raises
+    UsageError if that is impossible."""
     try:
         picture.save(path)
     except ValueError as error:  # an extension that Pillow doesn't know
         raise UsageError(f"can't write {path}: {str(error).rstrip(': ')}; try {path.stem}.png") from error
     except OSError as error:
         raise UsageError(f"can't write {path}: {error.strerror or error}") from error
-    print(f"wrote {path}")
+    print(f"wrote {path}", file=say_on)

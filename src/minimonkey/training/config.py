@@ -92,6 +92,9 @@ class TrainConfig:
     looking_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
     character: the renderer knows which they are."""
+    mistakes: float = 0.0
+    """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
+    average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
@@ -124,6 +127,7 @@ class TrainConfig:
             "looking_weight",
         ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")
+        _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
         if self.start is None and not self.model:
             raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")
 

@@ -131,7 +131,7 @@ def character_tokens(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.nda
             tile, token = (y // side) * columns + x // side, (y % side) * side + x % side
             inside = (x >= 0) & (x < columns * side) & (y >= 0) & (y < rows * side) & (not line.too_small)
             places += [np.where(inside, first + tile * side**2 + token, -1), np.array([-1])]
-        levels.append(np.concatenate(places[:-1]))
+        levels.append(np.concatenate([np.empty(0, int), *places[:-1]]))
         first += level.grid.tiles * side**2
     levels += [np.full_like(levels[0], -1)] * (3 - len(levels))
     return np.stack(levels, axis=1).astype(np.int32)

@@ -24,9 +24,10 @@ from minimonkey.evaluation.metrics import cer
 from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.training.batches import Batches
 from minimonkey.training.character_tokenizer import character_tokenizer
 from minimonkey.training.config import TrainConfig, load_recipe
-from minimonkey.training.stages import Batches, Losses, normalise
+from minimonkey.training.losses import Losses, normalise
 
 RUNS = Path("runs")
 

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from minimonkey.errors import CheckpointError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.training.batches import Batches
 from minimonkey.training.config import TrainConfig
+from minimonkey.training.losses import Losses
 from minimonkey.training.optimizer import MuonWithAdamW
-from minimonkey.training.stages import Batches, Losses
 
 CHECKPOINT = "checkpoint-"
 
@@ -185,5 +186,11 @@ def load_weights(losses: Losses, folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: its model has another shape than the recipe's; give the run a new `name`, or the recipe its old `model`"
         ) from error
-    if (folder / "characters_head.st").exists():
-        losses.characters_head.load_state_dict(load_file(folder / "characters_head.st"))
+    head = folder / "characters_head.st"
+    try:
+        if head.exists():
+            losses.characters_head.load_state_dict(load_file(head))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{head}: has another shape than the character head of this version; remove it to begin with a new one"
+        ) from error

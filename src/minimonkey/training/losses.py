@@ -1,0 +1,182 @@
+"""What a stage minimises: the text, the characters that patches show, and where the language model looks.
+
+Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K character slots of a patch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minimonkey.data.synthetic.words import ALPHABET
+from minimonkey.decoder import Rotation, queries_and_keys
+from minimonkey.errors import UsageError
+from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.training.config import TrainConfig
+from minimonkey.training.labels import IGNORE, POINTS, SLOTS
+
+LOOKING_HEADS = 2
+"""How many heads of the language model's middle layer are taught where to look."""
+
+
+class CharactersHead(nn.Module):
+    """Names the characters whose centres lie in a patch, and those at its points: [T, N, C] -> [T, N, K + POINTS, classes]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, (SLOTS + POINTS) * (len(ALPHABET) + 1))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(self.norm(patches))
+        return logits.unflatten(-1, (SLOTS + POINTS, len(ALPHABET) + 1))
+
+
+def normalise(tiles: torch.Tensor, processor: MiniMonkeyProcessor) -> torch.Tensor:
+    """uint8 [T, 3, S, S] to float32 pixel values, on the tensor's own device."""
+    mean = torch.tensor(processor.image_processor.image_mean, device=tiles.device).view(3, 1, 1)
+    std = torch.tensor(processor.image_processor.image_std, device=tiles.device).view(3, 1, 1)
+    return (tiles / 255 - mean) / std
+
+
+class Group(NamedTuple):
+    """Rows of a batch that run through the language model together."""
+
+    rows: slice
+    tiles: slice
+    length: int
+
+
+def groups(lengths: list[int], tile_counts: list[int]) -> list[Group]:
+    """One or two groups of a batch's rows (shortest first): where to part them so that least is padded."""
+    padded = [first * (lengths[first - 1] if first else 0) + (len(lengths) - first) * lengths[-1] for first in range(len(lengths))]
+    first = min(range(len(lengths)), key=padded.__getitem__)
+    tiles = sum(tile_counts[:first])
+    last = Group(slice(first, None), slice(tiles, None), lengths[-1])
+    return [Group(slice(first), slice(tiles), lengths[first - 1]), last] if first else [last]
+
+
+class Losses(nn.Module):
+    """The model, the character head and what the stage minimises: batch -> (loss, figures)."""
+
+    def __init__(self, model: nn.Module, processor: MiniMonkeyProcessor, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
+        self.processor, self.config = processor, config
+        if config.alignment_weight > 0:
+            ids = processor.tokenizer.convert_tokens_to_ids(list(ALPHABET))
+            if None in ids:
+                raise UsageError("alignment_weight needs a tokenizer with a token for each character; set it to 0")
+            self.register_buffer("token_of_class", torch.tensor([0, *ids]), persistent=False)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixel_values = normalise(batch["tiles"], self.processor)
+        encoded = None
+        loss = torch.zeros((), device=pixel_values.device)
+        figures: dict[str, torch.Tensor] = {}
+        if self.config.stage == "characters":
+            encoded = self.model.model.vision_tower(pixel_values=pixel_values)
+        else:
+            encoded = self.model.get_image_features(pixel_values=pixel_values)
+        if self.config.stage == "characters" or self.config.characters_weight > 0:
+            patches = encoded.last_hidden_state[:, 1:]
+            character_loss, figures = self._characters(patches, batch)
+            loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
+        if self.config.stage == "read" and self.config.alignment_weight > 0:
+            loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
+        if self.config.stage == "read":
+            text_loss, text_figures = self._read(batch, encoded)
+            loss, figures = loss + text_loss, figures | text_figures
+        return loss, figures
+
+    def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The losses of the text, in groups of about equally long rows."""
+        logits, labels, looking = [], [], []
+        for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
+            with self._watched() as seen:
+                # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
+                outputs = self.model(
+                    input_ids=batch["input_ids"][rows, :length],
+                    mm_encoder_outputs={"image": type(encoded)(pooler_output=encoded.pooler_output[tiles])},
+                )
+            logits.append(outputs.logits[:, :-1].flatten(0, 1))
+            labels.append(batch["labels"][rows, 1:length].flatten())
+            if self.config.looking_weight > 0:
+                looking.append(self._looking(*seen, batch["looks"][rows, :length]))
+        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels))
+        if looking:
+            mean = torch.cat(looking).mean()
+            loss, figures = loss + self.config.looking_weight * mean, figures | {"looking_loss": mean.detach()}
+        return loss, figures
+
+    def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = torch.zeros((), device=patches.device)
+        figures = {}
+        logits = self.characters_head(patches).float().split((SLOTS, POINTS), dim=2)
+        # Most slots and points are empty; all of the empty ones count as much as a few of the others.
+        for name, said, empty_weight in zip(("characters", "points"), logits, (0.05, 0.1), strict=True):
+            labels = batch[name]
+            named = labels > 0
+            weights = torch.where(named, 1.0, empty_weight) * (labels != IGNORE)
+            losses = F.cross_entropy(said.flatten(0, 2), labels.flatten(), ignore_index=IGNORE, reduction="none")
+            loss = loss + (losses * weights.flatten()).sum() / weights.sum().clamp(min=1)
+            figures[f"{name}_right"] = ((said.argmax(-1) == labels) & named).sum() / named.sum().clamp(min=1)
+        return loss, figures
+
+    def _alignment(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what the head makes of image tokens [T, N / 4, D] with the characters that their four patches show."""
+        side = int(labels.shape[1] ** 0.5)
+        shown = labels.view(len(labels), side // 2, 2, side // 2, 2, SLOTS).transpose(2, 3).flatten(3).flatten(1, 2)
+        counts = torch.zeros(*shown.shape[:2], self.model.lm_head.out_features, device=labels.device)
+        counts.scatter_add_(2, self.token_of_class[shown.clamp(min=0)], (shown > 0).float())
+        total = counts.sum(-1)
+        log_probabilities = self.model.lm_head(tokens).float().log_softmax(-1)
+        return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
+
+    @property
+    def _looking_layer(self) -> int:
+        return len(self.model.model.language_model.layers) // 2
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Any]]:
+        """What goes into the layer that is taught to look: its hidden states [B, L, D], and the cosines and sines."""
+        seen: list[Any] = []
+        layer = self.model.model.language_model.layers[self._looking_layer]
+        handle = layer.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.extend((args[0], kwargs["position_embeddings"])), with_kwargs=True
+        )
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def _looking(self, hidden: torch.Tensor, turned: Rotation, looks: torch.Tensor) -> torch.Tensor:
+        """How little of the first heads' attention is on the image tokens that hold the next character: -log of the share.
+
+        For each position that has such tokens, in rows without padding on the left: float32 [positions, heads].
+        """
+        text = self.model.model.language_model
+        queries, keys = queries_and_keys(text, hidden, self._looking_layer, turned)
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, :LOOKING_HEADS]
+        scaling = text.layers[self._looking_layer].self_attn.scaling
+        row, position = (looks >= 0).any(-1).nonzero(as_tuple=True)
+        scores = (queries[:, :LOOKING_HEADS] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
+        there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]
+        scores = scores.masked_fill(~there[:, None], float("-inf"))
+        wanted = torch.zeros(there.shape, dtype=torch.bool, device=row.device)
+        for level in looks[row, position].unbind(-1):
+            wanted[(level >= 0).nonzero()[:, 0], level[level >= 0]] = True
+        right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
+        return scores.logsumexp(-1) - right
+
+    def _text(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE)
+        asked = labels != IGNORE
+        right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
+        return loss, {"text_loss": loss.detach(), "next_right": right}
