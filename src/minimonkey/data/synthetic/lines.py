@@ -41,6 +41,8 @@ class Line:
     """The size of the print."""
     box: Box
     """left, top, right, bottom of the ink, in pixels."""
+    x_height_px: float = 0.0
+    """The height of a drawn "x": what can be read depends on it more than on the em. 0 where unknown."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,12 @@ class Placement:
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         return np.array([[cos, -sin], [sin, cos]])
 
+    def back(self, left: float = 0.0, top: float = 0.0) -> tuple[float, ...]:
+        """Picture to a drawn sheet whose corner is (left, top), in sheet pixels, as Pillow's affine transformation takes it."""
+        (a, b), (d, e) = self._turn().T
+        c, f = self._turn().T @ (-self.x, -self.y) - (left, top)
+        return (a, b, c, d, e, f)
+
     def draw(self, rows: list[Row], rules: list[Box], size: tuple[int, int]) -> Image.Image:
         """The mask of ink of a picture of `size` (width, height): mode "L", 255 = ink."""
         width, height = size[0] * self.scale, size[1] * self.scale
@@ -84,9 +92,7 @@ class Placement:
             left, top = np.floor(sheet_corners.min(axis=0)) - 1
             right, bottom = np.ceil(sheet_corners.max(axis=0)) + 1
             sheet = self._ink((int(right - left), int(bottom - top)), rows, rules, -left, -top)
-            (a, b), (d, e) = self._turn().T
-            c, f = self._turn().T @ (-self.x, -self.y) - (left, top)
-            mask = sheet.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR)
+            mask = sheet.transform((width, height), Image.Transform.AFFINE, self.back(left, top), Image.Resampling.BILINEAR)
         return mask.reduce(self.scale) if self.scale > 1 else mask
 
     @staticmethod
@@ -115,7 +121,8 @@ def read_row(row: Row, place: Placement) -> Line:
     (left, top), (right, bottom) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
     advances = np.stack((starts[:, 0], ends[:, 0]), axis=1).astype(np.float32)
     text = " ".join(run.text for run in row)
-    return Line(text, centers.astype(np.float32), advances, row[0].face.px / place.scale, (left, top, right, bottom))
+    x_height = row[0].face.x_height_px / place.scale
+    return Line(text, centers.astype(np.float32), advances, row[0].face.px / place.scale, (left, top, right, bottom), x_height)
 
 
 def cut(line: Line, side: int) -> Line | None:
@@ -130,7 +137,9 @@ def cut(line: Line, side: int) -> Line | None:
         return None
     left, top, right, bottom = line.box
     box = (max(0.0, left), max(0.0, top), min(float(side), right), min(float(side), bottom))
-    return Line("".join(line.text[index] for index in kept), line.centers[kept], line.edges[kept], line.em_px, box)
+    return Line(
+        "".join(line.text[index] for index in kept), line.centers[kept], line.edges[kept], line.em_px, box, line.x_height_px
+    )
 
 
 def draw_rules(rng: np.random.Generator, rows: list[Row]) -> list[Box]:

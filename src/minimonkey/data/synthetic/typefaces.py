@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Literal, NamedTuple
 
@@ -85,6 +85,12 @@ class Face:
             ink = np.frombuffer(bytes(mask), dtype=np.uint8).reshape(mask.size[::-1])
             glyph = self._glyphs[character] = Glyph(ink, left, top, self.font.getlength(character))
         return glyph
+
+    @cached_property
+    def x_height_px(self) -> float:
+        """The height of a drawn "x"; rows of pixels that it fills in part count in part."""
+        rows = self.glyph("x").ink.max(axis=1).astype(float)
+        return float(rows.sum() / rows.max())
 
     def kern(self, pair: str) -> float:
         """How much wider than its two advances a pair of characters is set, in pixels (mostly 0 or negative)."""

@@ -58,6 +58,10 @@ class Vocabulary:
     shares: tuple[float, ...]
     split: Split
 
+    def only(self, index: int) -> Vocabulary:
+        """One list alone, counted as DICTIONARIES are; all of them if there is no such list."""
+        return Vocabulary((self.lists[index],), (1.0,), self.split) if len(self.lists) == len(DICTIONARIES) else self
+
     def draw(self, rng: np.random.Generator) -> str:
         """A word of the split. Lists stay bytes, and words are sorted out when drawn: nothing is hashed or decoded in advance."""
         known = set(ALPHABET)

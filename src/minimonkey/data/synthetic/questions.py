@@ -1,0 +1,409 @@
+"""Questions about a document, with their answers as printed and where each character of an answer is read.
+
+Made of facts alone. What could be answered in two ways isn't asked: texts that are quoted stand once on the page, a named field
+is the only one of its name, and what is said to be absent has neither a label nor anything like it on the page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from minimonkey.data.synthetic.content import Author
+from minimonkey.data.synthetic.dice import Dice
+from minimonkey.data.synthetic.facts import Entry, Facts, Field, Passage
+from minimonkey.data.synthetic.sheet import Sheet
+from minimonkey.data.synthetic.typesetting import Box
+from minimonkey.data.synthetic.wordings import all_labels, naming, near, noun, word_question, wordings
+
+QuestionKind = Literal["line", "region", "everything", "field", "beside", "count", "yes_no", "where", "unanswerable"]
+WEIGHTS: dict[QuestionKind, float] = {
+    "field": 4,
+    "line": 2,
+    "where": 2,
+    "region": 1.6,
+    "unanswerable": 1.6,
+    "beside": 1.3,
+    "yes_no": 1,
+    "count": 0.7,
+    "everything": 0.3,
+}
+"""How often each kind is asked, where it can be."""
+SHORTEST, LONGEST, WHOLE = 6, 14, 400
+"""Questions a document, and how many characters "read everything" may answer with."""
+UNANSWERABLE = "unanswerable"
+Source = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its answer, and for each character of the answer the (line, character) it is read from, or None."""
+
+    text: str
+    answer: str
+    kind: QuestionKind
+    sources: tuple[Source, ...]
+
+
+class Asker:
+    """Asks about one document. `box` tells where a passage stands in a picture of `size` (width, height)."""
+
+    def __init__(
+        self, dice: Dice, author: Author, sheet: Sheet, facts: Facts, box: Callable[[Passage], Box], size: tuple[int, int]
+    ) -> None:
+        self.dice, self.author, self.sheet, self.facts, self.box, self.size = dice, author, sheet, facts, box, size
+        self.texts = [sheet.text(line) for line in range(len(sheet.rows))]
+        self.whole = "\n".join(self.texts).casefold()
+        self._keys = [field.key for field in facts.fields]
+        self._makers: dict[QuestionKind, Callable[[], Question | None]] = {
+            "field": self.field,
+            "line": self.line,
+            "where": self.where,
+            "region": self.region,
+            "unanswerable": self.unanswerable,
+            "beside": self.beside,
+            "yes_no": self.yes_no,
+            "count": self.count,
+            "everything": self.everything,
+        }
+
+    def ask(self) -> list[Question]:
+        """6 to 14 questions (fewer where there is little to ask), of many kinds, in random order."""
+        wanted = self.dice.between(SHORTEST, LONGEST)
+        asked: dict[str, Question] = {}
+        known: set[tuple[str, str]] = set()
+        plan: list[QuestionKind] = ["line", "region", "where", "unanswerable", "field"]
+        for attempt in range(5 * wanted):
+            if len(asked) == wanted:
+                break
+            kind = plan[attempt] if attempt < len(plan) else self.dice.weighted(WEIGHTS)
+            question = self._makers[kind]()
+            if question is None or question.text.casefold() in asked:
+                continue
+            # The same thing isn't asked twice; two refusals or two counts may well be the same word.
+            if kind not in ("unanswerable", "yes_no", "count") and (kind, question.answer) in known:
+                continue
+            known.add((kind, question.answer))
+            asked[question.text.casefold()] = question
+        return self.dice.shuffled(list(asked.values()))
+
+    # -- what is printed -------------------------------------------------------------------------------------------
+
+    def text(self, passage: Passage) -> str:
+        return self.texts[passage.line][passage.start : passage.end]
+
+    def once(self, text: str) -> bool:
+        """Whether a text is long enough to be quoted and occurs once, not even within another word."""
+        return len(text) > 1 and self.whole.count(text.casefold()) == 1
+
+    def word_once(self, text: str) -> bool:
+        """Whether a text occurs once as words of its own."""
+        return len(text) > 1 and words_in(text.casefold(), self.whole) == 1
+
+    def _line(self, index: int) -> Passage:
+        return Passage(index, 0, len(self.texts[index]))
+
+    def read(self, kind: QuestionKind, text: str, *passages: Passage) -> Question:
+        """A question that is answered by what is printed at `passages`, one below the other or side by side."""
+        answer, sources = "", []
+        for index, passage in enumerate(passages):
+            if index:
+                answer += " " if passage.line == passages[index - 1].line else "\n"
+                sources.append(None)
+            answer += self.text(passage)
+            sources += [(passage.line, character) for character in range(passage.start, passage.end)]
+        return Question(text, answer, kind, tuple(sources))
+
+    def say(self, kind: QuestionKind, text: str, answer: str) -> Question:
+        """A question whose answer is printed nowhere."""
+        return Question(text, answer, kind, (None,) * len(answer))
+
+    def _word(self, intent: str, **parts: str) -> str:
+        return word_question(self.dice, intent, **parts)
+
+    # -- fields, items, cells --------------------------------------------------------------------------------------
+
+    def _asked_for(self, field: Field) -> str | None:
+        """A question for a field: by its name, or by the label beside it in the document's language."""
+        named = self._keys.count(field.key) == 1
+        language = self.facts.language
+        by_label = bool(field.label) and self.word_once(field.label)
+        if by_label and self.dice.chance(0.3 if named and language == "en" else 0.5 if named else 1):
+            other = language != "en" and self.dice.chance(0.65)
+            return self._word(f"labelled_{language}" if other else "labelled", label=field.label)
+        return naming(self.dice, field.key, loose=near(field.key).isdisjoint(set(self._keys) - {field.key})) if named else None
+
+    def field(self) -> Question | None:
+        facts = self.facts
+        cells = sum(len(entry.cells) for entry in facts.entries)
+        if facts.fields and self.dice.chance(1 if not cells else max(0.4, len(facts.fields) / (len(facts.fields) + cells))):
+            field = self.dice.one(facts.fields)
+            text = self._asked_for(field)
+            return self.read("field", text, *field.value) if text else None
+        if not facts.entries:
+            return None
+        entry = self.dice.one(facts.entries)
+        name = self.text(entry.name)
+        if not entry.cells or not self.once(name):
+            return None
+        column = self.dice.one(list(entry.cells))
+        return self.read("field", self._ask_cell(entry, name, column), entry.cells[column])
+
+    def _ask_cell(self, entry: Entry, name: str, column: str) -> str:
+        name = name.lower() if self.dice.chance(0.2) else name
+        intent = self.facts.entry_intents.get(column, "cell")
+        return self._word(intent, item=name, row=name, column=column)
+
+    # -- lines and regions -----------------------------------------------------------------------------------------
+
+    def _beginning(self, index: int) -> str | None:
+        """The first words of a line, few, that occur nowhere else."""
+        words = self.texts[index].split(" ")
+        for count in range(self.dice.between(1, 2), min(5, len(words) + 1)):
+            text = " ".join(words[:count])
+            if self.once(text):
+                return text
+        return None
+
+    def _follows(self, index: int) -> bool:
+        """Whether the line `index + 1` stands right below the line `index`, for every reader."""
+        columns = self.sheet.columns
+        return index + 1 < len(columns) and columns[index] == columns[index + 1] >= 0
+
+    def _plain(self) -> int:
+        """How many lines there are before the first one that has a neighbour beside it."""
+        columns = self.sheet.columns
+        return next((index for index, column in enumerate(columns) if column), len(columns))
+
+    def line(self) -> Question | None:
+        dice, count = self.dice, len(self.texts)
+        intent = dice.weighted({"begins": 4, "holds": 2, "after": 2, "before": 1.5, "nth": 2, "last": 0.7})
+        index = dice.between(0, count - 1)
+        if intent == "last":
+            index = count - 1
+            return self.read("line", self._word("line_last"), self._line(index)) if self._plain() == count else None
+        if intent == "nth":
+            index = dice.between(0, min(9, self._plain() - 1))
+            if self._plain() == 0:
+                return None
+            return self.read("line", self._word("line_nth", n=str(index + 1), nth=ordinal(index + 1)), self._line(index))
+        if self.sheet.columns[index] < 0:
+            return None
+        if intent in ("after", "before"):
+            first = index if intent == "after" else index - 1
+            if first < 0 or not self._follows(first):
+                return None
+            known, asked = (first, first + 1) if intent == "after" else (first + 1, first)
+            quote = self.texts[known] if len(self.texts[known]) < 30 and self.once(self.texts[known]) else self._beginning(known)
+            return self.read("line", self._word(f"line_{intent}", x=quote), self._line(asked)) if quote else None
+        if intent == "begins":
+            quote = self._beginning(index)
+        else:
+            quote = dice.one(self.texts[index].split(" "))
+            quote = quote if self.once(quote) and len(quote) > 3 else None
+        if not quote or quote == self.texts[index]:
+            return None
+        return self.read("line", self._word(f"line_{intent}", x=quote), self._line(index))
+
+    def region(self) -> Question | None:
+        dice, count = self.dice, len(self.texts)
+        named = [region for region in self.facts.regions if region.last - region.first < 6]
+        if named and dice.chance(0.45):
+            region = dice.one(named)
+            return self._region(region.first, region.last, "region_named", **noun(dice.one(wordings()["regions"][region.key])))
+        size = dice.between(2, min(6, count))
+        if count < 2:
+            return None
+        intent = dice.weighted({"lines": 1.5, "first": 1, "last": 1, "from": 3})
+        if intent == "from":
+            first = dice.between(0, count - size)
+            begin, end = self._beginning(first), self._beginning(first + size - 1)
+            if not begin or not end:
+                return None
+            return self._region(first, first + size - 1, "region_from", n=str(size), x=begin, y=end)
+        if (self._plain() < count) if intent == "last" else (self._plain() < size):
+            return None
+        if intent == "last":
+            return self._region(count - size, count - 1, "region_last", n=str(size))
+        first = 0 if intent == "first" else dice.between(0, min(8, self._plain() - size))
+        return self._region(first, first + size - 1, f"region_{intent}", n=str(size), a=str(first + 1), b=str(first + size))
+
+    def _region(self, first: int, last: int, intent: str, **parts: str) -> Question | None:
+        """The lines from `first` to `last`, if each stands below the one before."""
+        if not all(self._follows(index) for index in range(first, last)):
+            return None
+        return self.read("region", self._word(intent, **parts), *map(self._line, range(first, last + 1)))
+
+    def everything(self) -> Question | None:
+        if min(self.sheet.columns) < 0 or len(self.whole) > WHOLE:
+            return None
+        return self.read("everything", self._word("everything"), *map(self._line, range(len(self.texts))))
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    def where(self) -> Question | None:
+        dice, facts = self.dice, self.facts
+        passage, text = None, ""
+        if facts.fields and dice.chance(0.45):
+            field = dice.one(facts.fields)
+            passage = field.value[0]
+            if len(field.value) > 1 or self._keys.count(field.key) > 1:
+                return None
+            loose = near(field.key).isdisjoint(set(self._keys) - {field.key})
+            text = naming(dice, field.key, "where_field", loose)
+        else:
+            passage = self._any_passage()
+            quote = self.text(passage)
+            if not self.once(quote) or len(quote) > 60:
+                return None
+            text = self._word("where", x=quote)
+        width, height = self.size
+        left, top, right, bottom = self.box(passage)
+        numbers = [left / width, top / height, right / width, bottom / height]
+        place = ", ".join(str(min(1000, max(0, round(1000 * number)))) for number in numbers)
+        before, shown, after = "<ref>", self.text(passage), f"</ref><box>[[{place}]]</box>"
+        sources = [(passage.line, character) for character in range(passage.start, passage.end)]
+        return Question(text, before + shown + after, "where", (*[None] * len(before), *sources, *[None] * len(after)))
+
+    def _any_passage(self) -> Passage:
+        """A run, or words of a line."""
+        line = self.dice.between(0, len(self.texts) - 1)
+        if self.dice.chance(0.5):
+            return self.sheet.passage(line, self.dice.between(0, len(self.sheet.rows[line]) - 1))
+        words = [match.span() for match in re.finditer(r"\S+", self.texts[line])]
+        first = self.dice.between(0, len(words) - 1)
+        last = min(len(words) - 1, first + self.dice.between(0, 2))
+        return Passage(line, words[first][0], words[last][1])
+
+    def beside(self) -> Question | None:
+        dice, sheet = self.dice, self.sheet
+        line = dice.between(0, len(self.texts) - 1)
+        if dice.chance(0.45) and sheet.columns[line] >= 0:
+            run = dice.between(0, len(sheet.rows[line]) - 2)
+            if len(sheet.rows[line]) < 2:
+                return None
+            left, right = sheet.passage(line, run), sheet.passage(line, run + 1)
+            intent, known, asked = ("right_of", left, right) if dice.chance(0.7) else ("left_of", right, left)
+        else:
+            pair = dice.one(self.facts.stacked) if self.facts.stacked and dice.chance(0.6) else self._stacked(line)
+            if pair is None:
+                return None
+            intent, known, asked = ("below", *pair) if dice.chance(0.65) else ("above", pair[1], pair[0])
+        quote = self.text(known)
+        return self.read("beside", self._word(intent, x=quote), asked) if self.once(quote) and len(quote) < 60 else None
+
+    def _stacked(self, line: int) -> tuple[Passage, Passage] | None:
+        """A run of a line and the only one of the next line that stands right below it, and below no other."""
+        if not self._follows(line):
+            return None
+        rows = self.sheet.rows
+        upper = self.dice.between(0, len(rows[line]) - 1)
+        under = [index for index, run in enumerate(rows[line + 1]) if _overlap(rows[line][upper].ink, run.ink) > 0]
+        if len(under) != 1:
+            return None
+        over = [run for run in rows[line] if _overlap(run.ink, rows[line + 1][under[0]].ink) > 0]
+        one, other = rows[line][upper], rows[line + 1][under[0]]
+        near_by = other.ink[1] - one.ink[3] < 1.5 * one.face.px and _overlap(one.ink, other.ink) > 0.5
+        return (self.sheet.passage(line, upper), self.sheet.passage(line + 1, under[0])) if len(over) == 1 and near_by else None
+
+    # -- counts, yes and no, nothing -------------------------------------------------------------------------------
+
+    def count(self) -> Question | None:
+        counts = dict(self.facts.counts)
+        if len(self.texts) <= 12 and not any(self.sheet.columns):
+            counts["lines"] = len(self.texts)
+        if not counts:
+            return None
+        key = self.dice.one(list(counts))
+        return self.say("count", self._word("count", things=self.dice.one(wordings()["things"][key])), str(counts[key]))
+
+    def yes_no(self) -> Question | None:
+        dice, facts = self.dice, self.facts
+        ways = {"mentions": 1.0, "has_field": 1.0 if facts.plausible else 0.0, "has_item": 1.0 if facts.absent_items else 0.0}
+        ways |= {"more": 1.0 if facts.comparison else 0.0, "ticked": 2.5 if facts.ticks else 0.0}
+        way, yes = dice.weighted(ways), dice.chance(0.5)
+        text = None
+        if way == "mentions":
+            quote = self._printed_word() if yes else self._absent_word()
+            text = self._word("mentions", x=quote) if quote else None
+        elif way == "has_field":
+            key = (dice.one(self._keys) if self._keys else None) if yes else self._absent_field()
+            text = naming(dice, key, "has_field") if key and (not yes or key in facts.plausible) else None
+        elif way == "has_item":
+            item = self.text(dice.one(facts.entries).name) if yes and facts.entries else self._absent_item()
+            text = self._word("has_item", item=item) if item and (not yes or self.once(item)) else None
+        elif way == "more":
+            one, other = dice.one(facts.entries), dice.one(facts.entries)
+            x, y = self.text(one.name), self.text(other.name)
+            yes = (one.figure or 0) > (other.figure or 0)
+            text = self._word(facts.comparison, x=x, y=y) if one.figure != other.figure and self.once(x) and self.once(y) else None
+        else:
+            passage, yes = dice.one(facts.ticks)
+            quote = self.text(passage)
+            text = self._word("ticked", x=quote) if self.word_once(quote) else None
+        return self.say("yes_no", text, "yes" if yes else "no") if text else None
+
+    def _printed_word(self) -> str | None:
+        words = [word.strip(".,;:!?()\"'“”") for word in self.dice.one(self.texts).split(" ")]
+        words = [word for word in words if len(word) > 3 and self.word_once(word)]
+        return self.dice.one(words) if words else None
+
+    def _absent_word(self) -> str | None:
+        """A word that isn't printed, not even within another one."""
+        word = self.author.word()
+        return word if len(word) > 3 and word.casefold() not in self.whole else None
+
+    def _absent_item(self) -> str | None:
+        """An item that could have been on the list; none of its words is on the page."""
+        if not self.facts.absent_items:
+            return None
+        item = self.dice.one(self.facts.absent_items)
+        return None if any(word.casefold() in self.whole for word in item.split() if len(word) > 2) else item
+
+    def _absent_field(self) -> str | None:
+        """A field that the document could have had; nothing like it is there, nor any of its labels."""
+        if not self.facts.plausible:
+            return None
+        key = self.dice.one(list(self.facts.plausible))
+        there = not near(key).isdisjoint(self._keys) or any(
+            len(label) > 2 and words_in(label, self.whole) for label in all_labels(key)
+        )
+        return None if there else key
+
+    def unanswerable(self) -> Question | None:
+        way = self.dice.weighted({"field": 3, "item": 1.5 if self.facts.absent_items else 0, "text": 1.2})
+        if way == "field":
+            key = self._absent_field()
+            text = naming(self.dice, key) if key else None
+        elif way == "item":
+            item = self._absent_item()
+            text = self._word("absent_item", item=item) if item else None
+        else:
+            word = self._absent_word()
+            text = self._word("absent_text", x=word) if word else None
+        return self.say("unanswerable", text, UNANSWERABLE) if text else None
+
+
+def ordinal(number: int) -> str:
+    """1 to 10 in words."""
+    words: Sequence[str] = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+    return words[number - 1]
+
+
+def words_in(text: str, whole: str) -> int:
+    """How often a text occurs in another one as words of its own."""
+    count, start = 0, whole.find(text)
+    while start >= 0:
+        end = start + len(text)
+        before, after = whole[start - 1 : start], whole[end : end + 1]
+        count += not (before.isalnum() and text[0].isalnum()) and not (after.isalnum() and text[-1].isalnum())
+        start = whole.find(text, start + 1)
+    return count
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """How much of the narrower box's width is shared."""
+    shared = min(one[2], other[2]) - max(one[0], other[0])
+    return shared / max(1.0, min(one[2] - one[0], other[2] - other[0]))
