@@ -24,6 +24,7 @@ WORD_LISTS = {
     "nl": "dutch",
     "pt": "portuguese",
 }
+MEASURES = ("250g", "500 g", "1 kg", "0.5 l", "330ml", "2 pack", "6 pcs", "XL", "small", "75cl", "no. 7")
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprstvz"
 
 
@@ -91,7 +92,7 @@ class Author:
             name = name[:1].upper() + name[1:]
         chance = self.dice.between(0, 19)
         if chance < 3:
-            return f"{name} {self.dice.one(('250g', '500 g', '1 kg', '0.5 l', '330ml', '2 pack', '6 pcs', 'XL', 'small', '75cl', 'no. 7'))}"
+            return f"{name} {self.dice.one(MEASURES)}"
         return f"{name} {self.word().lower()}" if chance < 6 else name
 
     def different(self, count: int) -> list[str]:

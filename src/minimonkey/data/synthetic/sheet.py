@@ -55,7 +55,7 @@ class Pen:
         glyphs, advances = self.face.set(text)
         if self.tracking:
             advances = advances + self.tracking * np.arange(len(advances))
-        if advances[-1] > width:
+        if advances[-1] > width + 0.5:
             count = max(1, int(np.searchsorted(advances, width, side="right")) - 1)
             cut = text.rfind(" ", count // 2 + 1, count + 1)
             text = text[: cut if cut > 0 else count].rstrip() or text[:1]

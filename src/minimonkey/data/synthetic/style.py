@@ -124,7 +124,10 @@ def make_style(
     dark: float = 0.03,
     white: float = 0.5,
 ) -> Style:
-    """A random look with body text of `px`; `mono`, `dark`, `white`: how often type is monospaced, print light on dark, paper white."""
+    """A random look with body text of `px`, all print within `size_px`.
+
+    `mono`, `dark` and `white`: how often type is monospaced, print light on dark, paper white.
+    """
     fixed = [typeface for typeface in typefaces if "Mono" in typeface.family or "Code" in typeface.family]
     main = dice.one(fixed) if fixed and dice.chance(mono) else dice.one(typefaces)
     other = dice.one(typefaces) if dice.chance(0.35) else main

@@ -1,4 +1,4 @@
-"""What happens to a painted page before a model sees it: laid on a desk, folded, lit from one side, stained, noisy, blurred, saved as JPEG.
+"""What happens to a painted page before a model sees it: laid on a desk, folded, lit unevenly, stained, noisy, blurred, JPEG.
 
 Nothing is moved here but by `laid`, which follows a `Placement`; whatever is done stays readable for letters of `px` pixels.
 """
