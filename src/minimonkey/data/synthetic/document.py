@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from minimonkey.data.synthetic import receipts
+from minimonkey.data.synthetic import forms, invoices, receipts, tables
 from minimonkey.data.synthetic.content import LANGUAGES, Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts
@@ -45,6 +45,9 @@ class Sort(NamedTuple):
 
 SORTS = {
     "receipt": Sort(receipts.receipt, receipts.FAMILIES, receipts.LINES, 2.0, mono=0.45),
+    "invoice": Sort(invoices.invoice, invoices.FAMILIES, invoices.LINES, 1.5, white=0.65),
+    "form": Sort(forms.form, forms.FAMILIES, forms.LINES, 1.5, white=0.65),
+    "table": Sort(tables.table, tables.FAMILIES, tables.LINES, white=0.65),
 }
 KINDS = tuple(SORTS)
 TRIES = 12

@@ -65,4 +65,6 @@ class Facts:
     plausible: Sequence[str] = ()
     """Keys of fields that a document of this sort could have."""
     absent_items: list[str] = field(default_factory=list)
-    """Names of items that could have been on the list."""
+    """Names of entries that could have been listed."""
+    absent_intent: str = "absent_item"
+    """The wordings that ask for one of those."""

@@ -111,12 +111,10 @@ class Layout:
         first, second = pens or (self.style.body, self.style.body)
         gap = max(first.width("n") if at == 0 else 1.2 * first.px, 2.0)
         x = self.right - second.width(value) if at is None else at
-        x = (
-            max(x, self.left + min(first.width(label), 0.55 * self.width) + gap)
-            if at != 0
-            else self.left + first.width(label) + gap
-        )
-        x = min(x, self.right - 2 * second.px)
+        # A label gives way to its value, not the other way round.
+        beside = self.left + first.width(label) + gap
+        x = beside if at == 0 else max(x, min(beside, self.left + 0.5 * self.width + gap))
+        x = min(x, max(self.right - second.width(value), self.left + 0.4 * self.width))
         number = self.line(Cell(label, first, self.left, 0.0, x - gap - self.left), Cell(value, second, x, 0.0, self.right - x))
         if leader:
             self.leader(number, leader)

@@ -53,7 +53,7 @@ class Purchase:
 
 
 def make_purchase(dice: Dice, author: Author, count: int, dear: float, several: float) -> Purchase:
-    """`count` goods or a little fewer; `dear`: 10 to that is the highest price in cents, `several`: how often more than one is bought."""
+    """`count` goods or a little fewer, at up to 10 ** `dear` cents; `several`: how often more than one of a sort is bought."""
     names = author.different(count + 3)
     kept = names[: max(1, len(names) - 3)]
     goods = []

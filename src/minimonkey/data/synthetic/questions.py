@@ -379,7 +379,9 @@ class Asker:
             text = naming(self.dice, key) if key else None
         elif way == "item":
             item = self._absent_item()
-            text = self._word("absent_item", item=item) if item else None
+            columns = [column for entry in self.facts.entries for column in entry.cells]
+            column = self.dice.one(columns) if columns else ""
+            text = self._word(self.facts.absent_intent, item=item, row=item, column=column) if item else None
         else:
             word = self._absent_word()
             text = self._word("absent_text", x=word) if word else None

@@ -100,6 +100,9 @@ class Sheet:
     def text(self, line: int) -> str:
         return " ".join(run.text for run in self.rows[line])
 
+    def text_of(self, line: int, run: int) -> str:
+        return self.rows[line][run].text
+
     def passage(self, line: int, run: int = 0, last: int | None = None) -> Passage:
         """Where a run of a row (up to the run `last`) stands in the row's text."""
         row = self.rows[line]
