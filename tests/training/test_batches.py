@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from minimonkey.errors import UsageError
-from minimonkey.training.batches import Batches, with_mistakes
+from minimonkey.training import batches
+from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient, TrainConfig
 from minimonkey.training.labels import IGNORE
 
@@ -75,34 +74,6 @@ def test_a_batch_says_where_to_look(pillow_text, small):
     assert "looks" not in Batches(recipe(stage="characters"), small, 7)[1]
 
 
-@given(st.integers(0, 40), st.integers(0, 3), st.floats(0, 1), st.integers(0, 99))
-def test_mistakes_are_followed_by_how_the_true_text_goes_on(characters, ends, rate, seed):
-    length = characters + ends
-    written, asked = with_mistakes(np.random.default_rng(seed), characters, length, rate)
-    assert len(written) == len(asked)
-    truth = asked[asked >= 0].tolist()
-    assert truth == sorted(truth), "in the order of the answer"
-    assert written[len(written) - ends :].tolist() == list(range(characters, length)), "the end is never mistaken"
-    reached = 0
-    for wrote, right in zip(written.tolist(), asked.tolist(), strict=True):
-        assert right in (-1, reached), "what is asked is the token after those that were written"
-        if wrote < 0 or wrote >= reached:
-            reached = max(reached, wrote) + 1
-    assert reached == length
-
-
-def test_without_mistakes_an_answer_stays_as_it_is():
-    written, asked = with_mistakes(np.random.default_rng(0), 5, 6, 0.0)
-    assert written.tolist() == asked.tolist() == [0, 1, 2, 3, 4, 5]
-
-
-def test_all_sorts_of_mistakes_are_made():
-    written, asked = with_mistakes(np.random.default_rng(0), 1000, 1001, 0.2)
-    left_out = set(range(1001)) - set(asked.tolist())
-    again = asked == -1
-    assert 80 < (written == -1).sum() < 160 and 15 < len(left_out) < 70 and again.sum() > 40
-
-
 def test_mistakes_change_what_was_written_and_not_what_is_asked(pillow_text, small):
     mixture = (Ingredient("tile", size_px=(9, 10)),)
     clean, wrong = (Batches(recipe(mixture=mixture, mistakes=share), small, 7)[3] for share in (0.0, 0.5))
@@ -116,3 +87,30 @@ def test_mistakes_change_what_was_written_and_not_what_is_asked(pillow_text, sma
         assert not (looked[:, :-1] & ~asked[:, 1:]).any(), "only what is asked for is looked for"
     assert slips > 5
     assert all(set(asked) <= set(text) for text, asked in zip(*texts, strict=True)) and texts[0] != texts[1]
+
+
+def test_questions_about_a_document_share_its_picture(pillow_text, small):
+    """What is asked for is printed where the row looks: the image tokens' own labels say so."""
+    receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=4),)
+    batch = Batches(recipe(mixture=receipts, tiles_per_batch=1, looking_weight=1.0), small, 7)[0]
+    assert len(batch["input_ids"]) == 1 and batch["tile_counts"].tolist() == [len(batch["tiles"])]
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    assert (ids == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
+    asked = small.tokenizer.decode(ids).split("<|im_start|>user")
+    assert len(asked) == 5 and asked[1].count("<img>") == 1 and not any("<img>" in turn for turn in asked[2:])
+    answers = small.tokenizer.decode(labels[labels != IGNORE]).split("<|im_end|>")
+    assert len(answers) == 5 and all(answers[:4]) and answers[4].strip() == ""
+
+
+def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, small):
+    document = batches.make_document(3, "receipt", lines=(5, 8))
+    read = 0
+    for question in document.questions:
+        places = np.arange(3 * len(document.text)).reshape(-1, 3)
+        turn = batches.turn_about(document, question, places)
+        assert turn.places.shape == (len(question.answer), 3)
+        for character, place in zip(question.answer, turn.places, strict=True):
+            if place[0] >= 0:
+                assert document.text[place[0] // 3] == character
+                read += 1
+    assert read > 20

@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from minimonkey.data.synthetic.document import Document, make_document
+from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
 from minimonkey.data.synthetic.lines import make_sample
+from minimonkey.data.synthetic.questions import Question
 from minimonkey.errors import UsageError
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import Ingredient, TrainConfig
 from minimonkey.training.labels import IGNORE, character_labels, character_tokens, point_labels
+from minimonkey.training.rows import Row, Turn, make_row
 
 QUESTIONS = (
     "Read the text.",
@@ -40,48 +44,15 @@ class Drawn(NamedTuple):
     """int16 [T, N, K]: classes, IGNORE where the print is too small to tell"""
     points: np.ndarray
     """int16 [T, N, POINTS]: the same for points of each patch"""
-    places: np.ndarray
-    """int32 [characters, 3]: the image tokens that hold each character of the text"""
-    question: str
-    text: str
+    turns: list[Turn]
 
 
-class Row(NamedTuple):
-    """One sample's tokens."""
-
-    input_ids: np.ndarray
-    """int64 [L]"""
-    labels: np.ndarray
-    """int64 [L]: what the token before should foretell; IGNORE in the prompt"""
-    looks: np.ndarray
-    """int64 [L, 3]: the positions of the image tokens that hold what comes next, -1 for none"""
-
-
-def with_mistakes(rng: np.random.Generator, characters: int, length: int, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """An answer of `length` tokens as a reader with slips of the pen would have it behind him: (written, asked), int64 [L] each.
-
-    `written` is which token of the answer stands there, -1 for a wrong one; `asked` is the token that is right there, -1 where
-    nothing is asked. A mistake at a `rate` of the first `characters` is a wrong character, one left out, or up to six read again;
-    what comes after it is always how the true text goes on.
-    """
-    written: list[int] = []
-    asked: list[int] = []
-    index = 0
-    while index < length:
-        chance = rng.random() / rate if rate and index < characters else 1.0
-        if chance < 0.6:
-            written.append(-1)
-        elif chance < 0.8 and index + 1 < characters:
-            written.append(index + 1)
-        elif chance < 1 and index:
-            again = range(first := int(rng.integers(max(0, index - 12), index)), min(index, first + int(rng.integers(1, 7))))
-            written += [*again, index]
-            asked += [index, *[-1] * (len(again) - 1)]
-        else:
-            written.append(index)
-        asked.append(index)
-        index = max(index, written[-1]) + 1
-    return np.array(written), np.array(asked)
+def turn_about(document: Document, question: Question, places: np.ndarray) -> Turn:
+    """A question about a document, and where its answer is read; `places` are those of the document's text."""
+    starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
+    read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
+    held = np.append(places, np.full((1, 3), -1), axis=0)[read]  # -1 finds the row of none
+    return Turn(question.text, question.answer, held.astype(np.int32).reshape(-1, 3))
 
 
 @dataclass(frozen=True)
@@ -130,17 +101,23 @@ class Batches(torch.utils.data.Dataset):
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
             sample = make_sample(seed, "tile", **settings)
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)
-        else:
+        elif ingredient.kind in LINE_KINDS:
             sample = make_sample(seed, ingredient.kind, **settings)
-        text = "\n".join(line.text for line in sample.lines)
-        question = QUESTIONS[rng.integers(len(QUESTIONS))]
-        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels, character_tokens))
-        return Drawn(tiles_uint8(sample.picture, spec), *labels, question, text)
+        else:
+            kind = None if ingredient.kind == "document" else ingredient.kind
+            sample = make_document(seed, kind, lines=ingredient.lines, **settings)
+        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
+        places = character_tokens(sample, spec, self.patch_px)
+        turns = [Turn(QUESTIONS[rng.integers(len(QUESTIONS))], sample.text, places)]
+        if isinstance(sample, Document):
+            order = rng.permutation(len(sample.questions))[: ingredient.max_questions]
+            turns = [turn_about(sample, sample.questions[index], places) for index in order]
+        return Drawn(tiles_uint8(sample.picture, spec), *labels, turns)
 
     def _collate(self, drawn: list[Drawn], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         batch: dict[str, torch.Tensor] = {}
         if self.config.stage == "read":
-            rows = [self._row(sample, rng) for sample in drawn]
+            rows = [make_row(self.processor, len(sample.tiles), sample.turns, self.config.mistakes, rng) for sample in drawn]
             order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
             drawn = [drawn[index] for index in order]
             batch |= self._tokens([rows[index] for index in order])
@@ -150,21 +127,6 @@ class Batches(torch.utils.data.Dataset):
             "characters": torch.from_numpy(np.concatenate([sample.characters for sample in drawn])).long(),
             "points": torch.from_numpy(np.concatenate([sample.points for sample in drawn])).long(),
         }
-
-    def _row(self, sample: Drawn, rng: np.random.Generator) -> Row:
-        prompt = self.processor.encode_chat(sample.question, pictures=[len(sample.tiles)])
-        answer = np.array(self.processor.encode_answer(sample.text))
-        characters = len(sample.places)  # what ends an answer is never mistaken
-        written, asked = with_mistakes(rng, characters, len(answer), rng.random() * 2 * self.config.mistakes)
-        ids = answer[np.where(written < 0, rng.integers(max(1, characters), size=len(written)), written)]
-        places = np.append(sample.places, np.full((len(answer) - characters, 3), -1), axis=0)
-        places = np.where(places < 0, -1, places + prompt.index(self.processor.image_token_id))
-        before = len(prompt) - 1  # the position whose next token is the first character
-        return Row(
-            np.append(prompt, ids),
-            np.append(np.full(len(prompt), IGNORE), np.where(asked < 0, IGNORE, answer[asked])),
-            np.concatenate((np.full((before, 3), -1), np.where(asked[:, None] < 0, -1, places[asked]), np.full((1, 3), -1))),
-        )
 
     def _tokens(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """Rows padded on the right, shortest first."""

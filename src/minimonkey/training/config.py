@@ -23,7 +23,7 @@ class Ingredient:
     """One kind of sample in the mixture."""
 
     kind: str
-    """What `data.synthetic` renders: "tile", "line" or "region"."""
+    """What `data.synthetic` renders: "tile", "line", "region", "document", or a kind of document such as "receipt"."""
     weight: float = 1.0
     """Share of the batches, relative to the other ingredients."""
     size_px: tuple[float, float] = (9, 40)
@@ -34,6 +34,10 @@ class Ingredient:
     """For kind "tile": the picture is rendered smaller or larger by a factor from this range and resized to one tile."""
     pyramid: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's pyramid, e.g. {adaptive: null} for plain tiling."""
+    lines: tuple[int, int] | None = None
+    """For documents: the fewest and most printed lines, about; as the kind has them if not given."""
+    max_questions: int = 8
+    """For documents: how many questions are asked at most, one after the other; the picture is paid for once."""
     max_tiles: int | None = None
     """Samples that become more tiles than this are drawn again; None keeps all."""
 

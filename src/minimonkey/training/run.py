@@ -88,7 +88,7 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         load_weights(losses, start)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
-    held_out = Batches(dataclasses.replace(config, tiles_per_batch=64), processor, patch_px, split="held_out")
+    held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
     for each in (batches, held_out) if config.evaluate_every else (batches,):
         draw_each(each)
     trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))

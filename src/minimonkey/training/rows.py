@@ -1,0 +1,103 @@
+"""From what is asked about a picture, and answered, to one row of tokens: what stands there, what is learnt, where to look.
+
+Shape legend: L tokens of a row, C characters of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minimonkey.processing import IMAGE_MARK, MiniMonkeyProcessor
+from minimonkey.training.labels import IGNORE
+
+
+class Turn(NamedTuple):
+    """A question and its answer."""
+
+    question: str
+    answer: str
+    places: np.ndarray
+    """int32 [C, 3]: the image tokens, counted from the picture's first, that hold each character of the answer; -1 for none"""
+
+
+class Row(NamedTuple):
+    """One picture's tokens."""
+
+    input_ids: np.ndarray
+    """int64 [L]"""
+    labels: np.ndarray
+    """int64 [L]: what the token before should foretell; IGNORE for what isn't learnt"""
+    looks: np.ndarray
+    """int64 [L, 3]: the positions of the image tokens that hold what comes next, -1 for none"""
+
+
+def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], mistakes: float, rng: np.random.Generator) -> Row:
+    """The turns of a conversation about one picture of so many tiles. The picture is paid for once, whatever is asked.
+
+    `mistakes` is the mean rate of slips in the answers, of which each row has its own (see `with_mistakes`).
+    """
+    rate = rng.random() * 2 * mistakes
+    parts: list[Row] = []
+    for number, turn in enumerate(turns):
+        prompt = np.array(_later(processor, turn.question) if number else _first(processor, turn.question, tiles))
+        if number == 0:
+            image = int((prompt == processor.image_token_id).argmax())
+        answer = np.array(processor.encode_answer(turn.answer))
+        read = _read(processor, turn)
+        characters = len(read)  # what ends an answer is never mistaken
+        written, asked = with_mistakes(rng, characters, len(answer), rate)
+        ids = answer[np.where(written < 0, rng.integers(max(1, characters), size=len(written)), written)]
+        places = np.append(read, np.full((len(answer) - characters, 3), -1), axis=0)
+        places = np.where(places < 0, -1, places + image)
+        labels = np.append(np.full(len(prompt), IGNORE), np.where(asked < 0, IGNORE, answer[asked]))
+        before = len(prompt) - 1  # the position whose next token is the first character
+        looks = np.concatenate((np.full((before, 3), -1), np.where(asked[:, None] < 0, -1, places[asked]), np.full((1, 3), -1)))
+        parts.append(Row(np.append(prompt, ids), labels, looks))
+    return Row(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
+
+
+def _read(processor: MiniMonkeyProcessor, turn: Turn) -> np.ndarray:
+    """Where each token of an answer is read: where its first character is. Markup such as `<ref>` is one token."""
+    text = processor.plain_text(turn.answer)
+    offsets = processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    return turn.places[[min(start, len(turn.places) - 1) for start, _ in offsets]]
+
+
+def _first(processor: MiniMonkeyProcessor, question: str, tiles: int) -> list[int]:
+    return processor.encode_chat(f"{IMAGE_MARK}\n{question}", pictures=[tiles])
+
+
+def _later(processor: MiniMonkeyProcessor, question: str) -> list[int]:
+    """What a prompt has behind the answers before."""
+    before = len(processor.encode_chat("?")) + len(processor.encode_answer("!"))
+    return processor.encode_chat(question, history=[("?", "!")])[before:]
+
+
+def with_mistakes(rng: np.random.Generator, characters: int, length: int, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """An answer of `length` tokens as a reader with slips of the pen would have it behind him: (written, asked), int64 [L] each.
+
+    `written` is which token of the answer stands there, -1 for a wrong one; `asked` is the token that is right there, -1 where
+    nothing is asked. A mistake at a `rate` of the first `characters` is a wrong character, one left out, or up to six read again;
+    what comes after it is always how the true text goes on.
+    """
+    written: list[int] = []
+    asked: list[int] = []
+    index = 0
+    while index < length:
+        chance = rng.random() / rate if rate and index < characters else 1.0
+        if chance < 0.6:
+            written.append(-1)
+        elif chance < 0.8 and index + 1 < characters:
+            written.append(index + 1)
+        elif chance < 1 and index:
+            again = range(first := int(rng.integers(max(0, index - 12), index)), min(index, first + int(rng.integers(1, 7))))
+            written += [*again, index]
+            asked += [index, *[-1] * (len(again) - 1)]
+        else:
+            written.append(index)
+        asked.append(index)
+        index = max(index, written[-1]) + 1
+    return np.array(written), np.array(asked)

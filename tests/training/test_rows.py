@@ -1,0 +1,77 @@
+"""A row is the conversation that `ask` would have, and says for each character where it is read."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimonkey.training.labels import IGNORE
+from minimonkey.training.rows import Turn, make_row, with_mistakes
+
+TURNS = [
+    Turn("Total?", "12.50", np.array([[0, -1, -1], [1, 5, -1], [1, -1, -1], [2, -1, -1], [2, -1, -1]], np.int32)),
+    Turn("Where is Tea?", "<ref>Tea</ref>", np.full((14, 3), -1, np.int32)),
+    Turn("The date?", "unanswerable", np.full((12, 3), -1, np.int32)),
+]
+
+
+@pytest.fixture
+def processor(tiny_processor):
+    return tiny_processor(detail=(1, 6), adaptive=None)
+
+
+def test_a_row_is_the_prompt_with_its_history_and_answers(processor):
+    row = make_row(processor, 2, TURNS, 0.0, np.random.default_rng(0))
+    history = [(f"<image>\n{turn.question}" if number == 0 else turn.question, turn.answer) for number, turn in enumerate(TURNS)]
+    for number, turn in enumerate(TURNS):
+        prompt = processor.encode_chat(turn.question if number else history[0][0], pictures=[2], history=history[:number])
+        whole = prompt + processor.encode_answer(turn.answer)
+        assert row.input_ids[: len(whole)].tolist() == whole
+        assert row.labels[len(prompt) : len(whole)].tolist() == whole[len(prompt) :], "the answer and its end are learnt"
+    assert len(row.input_ids) == len(whole) == len(row.labels) == len(row.looks)
+    learnt = sum(len(processor.encode_answer(turn.answer)) for turn in TURNS)
+    assert (row.labels != IGNORE).sum() == learnt, "and nothing else"
+
+
+def test_a_row_looks_at_image_tokens_from_the_position_before(processor):
+    row = make_row(processor, 2, TURNS, 0.0, np.random.default_rng(0))
+    image = row.input_ids.tolist().index(processor.image_token_id)
+    at = (row.looks >= 0).any(axis=1).nonzero()[0]
+    assert processor.tokenizer.decode(row.labels[at + 1]).startswith("12") and len(at) == 5
+    assert row.looks[at].tolist() == [[image, -1, -1], [image + 1, image + 5, -1], [image + 1, -1, -1], *[[image + 2, -1, -1]] * 2]
+
+
+def test_mistakes_leave_the_questions_alone(processor):
+    clean, wrong = (make_row(processor, 1, TURNS, share, np.random.default_rng(5)) for share in (0.0, 0.5))
+    assert (wrong.input_ids != wrong.labels)[wrong.labels != IGNORE].any()
+    for row in (clean, wrong):
+        ends = [index for index, label in enumerate(row.labels) if label == processor.tokenizer.eos_token_id]
+        assert len(ends) == len(TURNS)
+
+
+@given(st.integers(0, 40), st.integers(0, 3), st.floats(0, 1), st.integers(0, 99))
+def test_mistakes_are_followed_by_how_the_true_text_goes_on(characters, ends, rate, seed):
+    length = characters + ends
+    written, asked = with_mistakes(np.random.default_rng(seed), characters, length, rate)
+    assert len(written) == len(asked)
+    truth = asked[asked >= 0].tolist()
+    assert truth == sorted(truth), "in the order of the answer"
+    assert written[len(written) - ends :].tolist() == list(range(characters, length)), "the end is never mistaken"
+    reached = 0
+    for wrote, right in zip(written.tolist(), asked.tolist(), strict=True):
+        assert right in (-1, reached), "what is asked is the token after those that were written"
+        if wrote < 0 or wrote >= reached:
+            reached = max(reached, wrote) + 1
+    assert reached == length
+
+
+def test_without_mistakes_an_answer_stays_as_it_is():
+    written, asked = with_mistakes(np.random.default_rng(0), 5, 6, 0.0)
+    assert written.tolist() == asked.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_all_sorts_of_mistakes_are_made():
+    written, asked = with_mistakes(np.random.default_rng(0), 1000, 1001, 0.2)
+    left_out = set(range(1001)) - set(asked.tolist())
+    again = asked == -1
+    assert 80 < (written == -1).sum() < 160 and 15 < len(left_out) < 70 and again.sum() > 40
