@@ -1,6 +1,6 @@
 """How long does the language model take to read a picture of which half the detail tokens are dropped?
 
-    python benchmarks/compression.py [--dtype bfloat16] [--rounds 5] [--layers 24]
+    python benchmarks/compression.py [--dtype bfloat16] [--rounds 5] [--layers 24] [--figures docs/performance.json]
 
 Prefill of the language model of InternVL2-1B (Qwen2-0.5B's shape, random weights), choosing included, image features given: 12
 detail and 7 adaptive tiles and a thumbnail (CIP at its largest), then 12 tiles and a thumbnail (plain tiling), 256 tokens each,
@@ -12,43 +12,34 @@ tokens take some 6 GB. Exits with 1 if a bar is missed.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
-import transformers
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from internvl2_1b import TILE_TOKENS, random_model
 from minimonkey.compression import SELECTORS, CompressionSpec
-from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.decoder import rotation, walk
+from minimonkey.evaluation.speed import medians
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from report import Bar, circumstances, conclude, options
 
 BARS = {(12, 7, 1): 0.68, (12, 0, 1): 0.53}
 PUBLISHED_BAR = 1.3
-TILE_TOKENS, BEFORE, BEHIND, IMAGE = 256, 40, 30, 151648
+BEFORE, BEHIND = 40, 30
 
 
-def random_model(layers: int, dtype: torch.dtype) -> MiniMonkeyForConditionalGeneration:
-    """The language model has InternVL2-1B's shape; the encoder, which isn't timed, is small."""
-    text = {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": layers, "vocab_size": 151655}
-    text |= {"num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768, "rope_theta": 1e6}
-    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 448}
-    config = MiniMonkeyConfig(text_config=text, vision_config=vision, image_token_id=IMAGE, image_seq_length=TILE_TOKENS)
-    torch.manual_seed(0)
-    return MiniMonkeyForConditionalGeneration(config).to(dtype).eval()
-
-
-def prompt(level_tiles: tuple[int, int, int], dtype: torch.dtype) -> dict:
+def prompt(level_tiles: tuple[int, int, int], model: MiniMonkeyForConditionalGeneration) -> dict:
     """Ids and image features of one question about one picture."""
     tiles = sum(level_tiles)
-    ids = [*range(100, 100 + BEFORE), *[IMAGE] * (TILE_TOKENS * tiles), *range(500, 500 + BEHIND)]
-    features = torch.randn(tiles, TILE_TOKENS, 896, generator=torch.Generator().manual_seed(1)).to(dtype) * 0.02
-    encoded = {"image": BaseModelOutputWithPooling(pooler_output=features, attentions=(torch.rand(tiles, 4 * TILE_TOKENS),))}
-    return {"input_ids": torch.tensor([ids]), "level_tiles": torch.tensor([level_tiles]), "mm_encoder_outputs": encoded}
+    ids = [*range(100, 100 + BEFORE), *[model.config.image_token_id] * (TILE_TOKENS * tiles), *range(300, 300 + BEHIND)]
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(tiles, TILE_TOKENS, model.config.text_config.hidden_size, generator=generator) * 0.02
+    looks = torch.rand(tiles, 4 * TILE_TOKENS, generator=generator).to(model.device)
+    encoded = {"image": BaseModelOutputWithPooling(pooler_output=features.to(model.device, model.dtype), attentions=(looks,))}
+    tensors = {"input_ids": torch.tensor([ids]), "level_tiles": torch.tensor([level_tiles])}
+    return {name: tensor.to(model.device) for name, tensor in tensors.items()} | {"mm_encoder_outputs": encoded}
 
 
 @torch.no_grad()
@@ -62,11 +53,11 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     text = model.model.language_model
     ids = inputs["input_ids"]
     embeddings = model.get_input_embeddings()(ids)
-    embeddings[ids == IMAGE] = inputs["mm_encoder_outputs"]["image"].pooler_output.flatten(0, 1)
+    embeddings[ids == model.config.image_token_id] = inputs["mm_encoder_outputs"]["image"].pooler_output.flatten(0, 1)
     start, stop = BEFORE, BEFORE + TILE_TOKENS * int(inputs["level_tiles"][0, 0])
     maps: list[torch.Tensor] = []
     hook = text.layers[1].self_attn.register_forward_hook(lambda module, args, output: maps.append(output[1]))
-    turned = rotation(text, embeddings, torch.arange(ids.shape[1])[None])
+    turned = rotation(text, embeddings, torch.arange(ids.shape[1], device=ids.device)[None])
     text.set_attn_implementation(elsewhere)
     hidden = walk(text, embeddings, range(1), turned=turned)
     text.set_attn_implementation("eager")
@@ -80,34 +71,14 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     text.set_attn_implementation("sdpa")
 
 
-def medians(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of each call, the rivals in turn, after one round that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            call()
-            if number:
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--layers", type=int, default=24, help="of the language model; 24 is the real shape, to which the bars apply"
-    )
-    settings = parser.parse_args()
-    torch.set_num_threads(2)
-    dtype = getattr(torch, settings.dtype)
-    model = random_model(settings.layers, dtype)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{versions}, {torch.get_num_threads()} threads, {settings.dtype}, {settings.layers} layers, sdpa, keep_ratio 0.5")
-    missed = False
+    given = options(__doc__, rounds=5).parse_args()
+    where = circumstances(given)
+    model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
+    print(f"{where}; sdpa, keep_ratio 0.5, {given.rounds} alternating rounds after one that warms up, medians")
+    bars = []
     for level_tiles, bar in BARS.items():
-        inputs = prompt(level_tiles, dtype)
+        inputs = prompt(level_tiles, model)
         rivals = {name: CompressionSpec(name) for name in SELECTORS}
         calls: dict[str, Callable[[], None]] = {"none": lambda inputs=inputs: ours(model, inputs, None)}
         calls |= {name: lambda inputs=inputs, spec=spec: ours(model, inputs, spec) for name, spec in rivals.items()}
@@ -115,14 +86,17 @@ def main() -> int:
             "published, eager map": lambda inputs=inputs: published(model, inputs, "sdpa"),
             "published, all eager": lambda inputs=inputs: published(model, inputs, "eager"),
         }
-        taken = medians(calls, settings.rounds)
+        taken = medians(calls, given.rounds)
         share, faster = taken["scm"] / taken["none"], taken["published, eager map"] / taken["scm"]
         print(f"\n{sum(level_tiles)} tiles {level_tiles}, {inputs['input_ids'].shape[1]} tokens")
         for name, seconds in taken.items():
             print(f"  {name:<22} {seconds:7.3f} s   {seconds / taken['none']:5.2f} of none")
-        print(f"  scm against none {share:.3f} (bar {bar}), published against scm {faster:.2f} x (bar {PUBLISHED_BAR} x)")
-        missed |= share > bar or faster < PUBLISHED_BAR
-    return int(missed)
+        tiles = f"{sum(level_tiles)} tiles"
+        bars += [
+            Bar(f"reading with scm 0.5, {tiles}, of the time without", share, bar, True),
+            Bar(f"reading with scm 0.5, {tiles}, against the published way", faster, PUBLISHED_BAR),
+        ]
+    return conclude("compression", where, bars, given.figures)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from minimonkey.cli import ask, chat, convert, data, doctor, inspect, train
+from minimonkey.cli import ask, bench, chat, convert, data, doctor, inspect, train
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
 WRONG_WORDS = typer.BadParameter.__mro__[1]
@@ -42,6 +42,7 @@ app.command("chat", cls=Command, no_args_is_help=True)(chat.chat)
 app.command("inspect", cls=Command, no_args_is_help=True)(inspect.inspect)
 app.command("train", cls=Command, no_args_is_help=True)(train.train)
 app.command("convert", cls=Command, no_args_is_help=True)(convert.convert)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 
