@@ -1,14 +1,21 @@
-"""Many samples on one page, to look at: each above its text, with dots where its characters are said to be."""
+"""Many samples on one page, to look at: each above its text or its questions, with dots where its characters are said to be."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image, ImageDraw, ImageFont
 
+from minimonkey.data.synthetic.document import Document
 from minimonkey.data.synthetic.lines import Kind, Sample, make_sample
 from minimonkey.data.synthetic.typefaces import Split
 
 GAP = 8
 ROW = 14
+DOCUMENT = 440
+"""Width that documents are shrunk to."""
+SHOWN = 5
+"""Questions below a document."""
 
 
 def contact_sheet(
@@ -33,7 +40,31 @@ def contact_sheet(
     return page
 
 
-def with_dots(sample: Sample) -> Image.Image:
+def document_sheet(documents: Sequence[Document], *, dots: bool = False, columns: int = 4) -> Image.Image:
+    """Documents of one width in columns on an RGB page, each above some of its questions and answers."""
+    font = ImageFont.load_default(11)
+    shown: list[tuple[Image.Image, str]] = []
+    for document in documents:
+        picture = with_dots(document) if dots else document.picture
+        height = max(1, round(picture.height * DOCUMENT / picture.width))
+        lines = [f"{question.text}  ->  {question.answer}".replace("\n", " | ") for question in document.questions[:SHOWN]]
+        text = "\n".join(line if len(line) < 75 else line[:72] + "..." for line in lines)
+        shown.append((picture.resize((DOCUMENT, height), Image.Resampling.LANCZOS), text))
+    bottoms = [GAP] * columns
+    places: list[tuple[int, int]] = []
+    for picture, _ in shown:
+        column = bottoms.index(min(bottoms))
+        places.append((GAP + column * (DOCUMENT + GAP), bottoms[column]))
+        bottoms[column] += picture.height + ROW * SHOWN + 2 * GAP
+    page = Image.new("RGB", (GAP + columns * (DOCUMENT + GAP), max(bottoms)), "#dddddd")
+    pen = ImageDraw.Draw(page)
+    for (picture, text), (left, top) in zip(shown, places, strict=True):
+        page.paste(picture, (left, top))
+        pen.multiline_text((left, top + picture.height + 1), text, fill="#202060", font=font, spacing=2)
+    return page
+
+
+def with_dots(sample: Sample | Document) -> Image.Image:
     """The picture with a red dot at each character's centre (blue for spaces) and a green box about each line."""
     picture = sample.picture.copy()
     pen = ImageDraw.Draw(picture)

@@ -68,7 +68,9 @@ class Author:
         return "".join(parts)
 
     def word(self) -> str:
-        return self._writer.word()
+        word = self._writer.word()
+        # Half of the English lists are genitives.
+        return self._writer.word() if word.endswith("'s") else word
 
     def name_word(self) -> str:
         """A capitalised word, from the vocabulary or made up; made-up words keep to the split too."""
@@ -244,6 +246,10 @@ class Author:
             count += len(word) + 1
         text = " ".join(parts)
         return text if text[-1] in ".?!" else text.rstrip(",;:") + "."
+
+    def mixed(self, length: int) -> str:
+        """Text with prices, dates, codes and rare signs in it, where nothing is asked about such."""
+        return self._writer.phrase(length)
 
     def heading(self) -> str:
         words = [self.word() for _ in range(self.dice.between(1, 4))]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from minimonkey.data.synthetic import forms, invoices, receipts, tables
+from minimonkey.data.synthetic import charts, forms, invoices, letters, pages, receipts, screens, signs, tables
 from minimonkey.data.synthetic.content import LANGUAGES, Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts
@@ -47,6 +47,12 @@ SORTS = {
     "receipt": Sort(receipts.receipt, receipts.FAMILIES, receipts.LINES, 2.0, mono=0.45),
     "invoice": Sort(invoices.invoice, invoices.FAMILIES, invoices.LINES, 1.5, white=0.65),
     "form": Sort(forms.form, forms.FAMILIES, forms.LINES, 1.5, white=0.65),
+    "letter": Sort(letters.letter, letters.FAMILIES, letters.LINES, white=0.75, mono=0.05),
+    "page": Sort(pages.text_page, pages.FAMILIES, pages.LINES, 1.2, white=0.7, mono=0.05),
+    "label": Sort(signs.label, signs.LABEL_FAMILIES, signs.LABEL_LINES, 0.6),
+    "sign": Sort(signs.sign, signs.SIGN_FAMILIES, signs.SIGN_LINES, 0.5, white=0.3, dark=0.15),
+    "screen": Sort(screens.screen, screens.FAMILIES, screens.LINES, white=0.35, dark=0.25, clean=0.6, turned=0.08),
+    "chart": Sort(charts.chart, charts.FAMILIES, charts.LINES, 0.8, white=0.8, dark=0.05, clean=0.5, turned=0.08),
     "table": Sort(tables.table, tables.FAMILIES, tables.LINES, white=0.65),
 }
 KINDS = tuple(SORTS)
@@ -143,7 +149,7 @@ def _write(
     page = Layout(dice, author, style, Sheet(), Facts(language), dice.one(families), limit)
     sort.write(page, count)
     if max(page.sheet.width, page.sheet.height) < SHORTEST_PX:
-        page.sheet.height = float(SHORTEST_PX)
+        page.sheet.height = float(SHORTEST_PX)  # blank paper below
     return page
 
 

@@ -16,7 +16,7 @@ LINES = (6, 36)
 PLAUSIBLE = (
     *("name", "first_name", "last_name", "birthday", "birthplace", "street", "postcode", "city", "country", "nationality", "phone"),
     *("email", "occupation", "employer", "passport", "member_number", "iban", "date", "reference", "total", "invoice_number"),
-    *("website", "weight", "tax_id", "due_date"),
+    *("website", "tax_id", "due_date"),
 )
 BLUE = (25, 45, 140)
 

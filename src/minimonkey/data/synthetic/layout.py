@@ -12,7 +12,7 @@ from typing import NamedTuple
 from minimonkey.data.synthetic.content import Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts, Field, Passage, Region
-from minimonkey.data.synthetic.sheet import Colour, Pen, Sheet
+from minimonkey.data.synthetic.sheet import Colour, Pen, Sheet, stretched
 from minimonkey.data.synthetic.style import Style, mix
 from minimonkey.data.synthetic.wordings import labels
 
@@ -82,15 +82,17 @@ class Layout:
     def marked(self, label: str) -> str:
         return label if label.endswith((":", "#")) else label + self.mark
 
-    def line(self, *cells: Cell, leading: float | None = None) -> int:
-        """One row of cells from left to right; its number."""
+    def line(self, *cells: Cell, leading: float | None = None, stretch: bool = False) -> int:
+        """One row of cells from left to right, perhaps with their spaces stretched to the cells' widths; its number."""
         px = max(cell.pen.px for cell in cells)
         step = px * (leading or self.style.leading)
         baseline = self.y + 0.5 * step + 0.34 * px
         row = []
         for text, pen, x, align, width in cells:
             room = (self.right - x, 2 * min(x - self.left, self.right - x), x - self.left)[round(align * 2)]
-            row.append((pen.run(text, x, baseline, align, max(pen.px, min(width, room))), pen.ink))
+            width = max(pen.px, min(width, room))
+            run = pen.run(text, x, baseline, align, width)
+            row.append((stretched(run, width) if stretch else run, pen.ink))
         self.y += step
         return self.sheet.write(row, self.column)
 
@@ -98,10 +100,18 @@ class Layout:
         """A row of its own, cut to the column."""
         return self.line(Cell(text, pen or self.style.body, self.left + align * self.width, align, self.width), leading=leading)
 
-    def paragraph(self, text: str, pen: Pen | None = None, most: int = 99, align: float = 0.0) -> tuple[int, int]:
+    def paragraph(
+        self, text: str, pen: Pen | None = None, most: int = 99, align: float = 0.0, justified: bool = False
+    ) -> tuple[int, int]:
         """Rows of running text; the first and the last one's number."""
         pen = pen or self.style.body
-        numbers = [self.text(row, pen, align) for row in pen.wrap(text, self.width, most)]
+        rows = pen.wrap(text, self.width, most)
+        numbers = [
+            self.line(
+                Cell(row, pen, self.left + align * self.width, align, self.width), stretch=justified and index < len(rows) - 1
+            )
+            for index, row in enumerate(rows)
+        ]
         return numbers[0], numbers[-1]
 
     def pair(

@@ -33,6 +33,8 @@ WEIGHTS: dict[QuestionKind, float] = {
 """How often each kind is asked, where it can be."""
 SHORTEST, LONGEST, WHOLE = 6, 14, 400
 """Questions a document, and how many characters "read everything" may answer with."""
+PATIENCE = 5
+"""Attempts at a question of a kind: many find nothing that could be asked without doubt."""
 UNANSWERABLE = "unanswerable"
 Source = tuple[int, int] | None
 
@@ -75,18 +77,20 @@ class Asker:
         asked: dict[str, Question] = {}
         known: set[tuple[str, str]] = set()
         plan: list[QuestionKind] = ["line", "region", "where", "unanswerable", "field"]
-        for attempt in range(5 * wanted):
+        for attempt in range(3 * wanted):
             if len(asked) == wanted:
                 break
             kind = plan[attempt] if attempt < len(plan) else self.dice.weighted(WEIGHTS)
-            question = self._makers[kind]()
-            if question is None or question.text.casefold() in asked:
-                continue
-            # The same thing isn't asked twice; two refusals or two counts may well be the same word.
-            if kind not in ("unanswerable", "yes_no", "count") and (kind, question.answer) in known:
-                continue
-            known.add((kind, question.answer))
-            asked[question.text.casefold()] = question
+            for _ in range(PATIENCE):
+                question = self._makers[kind]()
+                if question is None or question.text.casefold() in asked:
+                    continue
+                # The same thing isn't asked twice; two refusals or two words yes may well be.
+                if kind not in ("unanswerable", "yes_no") and (kind, question.answer) in known:
+                    continue
+                known.add((kind, question.answer))
+                asked[question.text.casefold()] = question
+                break
         return self.dice.shuffled(list(asked.values()))
 
     # -- what is printed -------------------------------------------------------------------------------------------
@@ -333,7 +337,8 @@ class Asker:
             text = naming(dice, key, "has_field") if key and (not yes or key in facts.plausible) else None
         elif way == "has_item":
             item = self.text(dice.one(facts.entries).name) if yes and facts.entries else self._absent_item()
-            text = self._word("has_item", item=item) if item and (not yes or self.once(item)) else None
+            intent = "has_item" if facts.absent_intent == "absent_item" else "has_entry"
+            text = self._word(intent, item=item) if item and (not yes or self.once(item)) else None
         elif way == "more":
             one, other = dice.one(facts.entries), dice.one(facts.entries)
             x, y = self.text(one.name), self.text(other.name)

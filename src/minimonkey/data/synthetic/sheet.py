@@ -78,6 +78,15 @@ class Pen:
         return rows
 
 
+def stretched(run: Run, width: float) -> Run:
+    """The run with its spaces widened to fill `width`, as in justified text; as it is where they'd be too wide."""
+    spaces = np.cumsum([0, *(character == " " for character in run.text)])
+    slack = width - float(run.advances[-1])
+    if not spaces[-1] or not 0 < slack < 0.3 * width:
+        return run
+    return replace(run, advances=run.advances + spaces * (slack / int(spaces[-1])))
+
+
 class Sheet:
     """What is printed where. Rows are written in reading order."""
 

@@ -17,6 +17,11 @@ INSTEAD |= {"Æ": "AE", "æ": "ae", "Œ": "OE", "œ": "oe", "Ø": "O", "ø": "o"
 """What is set for a character that a typeface lacks; accents fall off their letters, anything else is left out."""
 
 
+RED, BLUE, GREEN, ORANGE = (200, 30, 40), (20, 90, 170), (10, 120, 70), (230, 120, 20)
+VIOLET, NAVY, TEAL, GREY = (110, 50, 140), (30, 40, 70), (0, 130, 140), (60, 60, 60)
+ACCENTS: tuple[Colour, ...] = (RED, BLUE, GREEN, ORANGE, VIOLET, NAVY, TEAL, GREY)
+
+
 def substitutes(lacks: str) -> dict[int, str]:
     """For `str.translate`: each lacking character, and what the typeface has for it."""
     table = {}
@@ -98,17 +103,7 @@ def _colours(dice: Dice, dark_share: float, white_share: float) -> tuple[Colour,
     elif dice.chance(0.15):
         grey = dice.between(60, 120)
         ink = (grey, grey, dice.between(grey, grey + 20))
-    hues: list[Colour] = [
-        (200, 30, 40),
-        (20, 90, 170),
-        (10, 120, 70),
-        (230, 120, 20),
-        (110, 50, 140),
-        (30, 40, 70),
-        (0, 130, 140),
-        (60, 60, 60),
-    ]
-    accent = mix(dice.one(hues), (dice.between(0, 255), dice.between(0, 255), dice.between(0, 255)), 0.2)
+    accent = mix(dice.one(ACCENTS), (dice.between(0, 255), dice.between(0, 255), dice.between(0, 255)), 0.2)
     if dice.chance(dark_share):
         paper, ink = mix(paper, (20, 22, 28), dice.uniform(0.8, 1)), mix(ink, (240, 240, 240), dice.uniform(0.8, 1))
     return paper, ink, accent
