@@ -7,10 +7,7 @@ An A4 page at 200 dpi (1654x2339 px) in 448-px tiles: plain tiling at 24 tiles a
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ import transformers
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
+from minimonkey.evaluation.speed import medians
 from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.pyramid import PyramidSpec
 
@@ -44,12 +42,6 @@ def page() -> Image.Image:
     return Image.fromarray((grey[..., None] + rng.normal(0, 6, (2339, 1654, 3))).clip(0, 255).astype(np.uint8))
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
@@ -69,11 +61,7 @@ def main() -> int:
     difference = (outputs["rival"] - outputs["plain"]).abs().max().item()
     assert difference <= 1e-6, difference
 
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            taken[name].append(seconds(call))
-    median = {name: statistics.median(times) for name, times in taken.items()}
+    median = medians(calls, rounds, warm_up=0)
     plain = median["plain"] / median["rival"]
     pyramid = (median["pyramid"] / tiles["pyramid"]) / (median["rival"] / tiles["rival"])
     settings = ", ".join(f"{name}={value}" for name, value in RIVAL.items())

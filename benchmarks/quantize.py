@@ -8,14 +8,14 @@ Agreement: the share of greedy tokens that are those of the full model when each
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import minimonkey
+from minimonkey.evaluation.speed import medians
 
 PICTURES = sorted(Path("examples").glob("*.png"))
 QUESTION = "Read the text."
@@ -47,6 +47,11 @@ def stored_bytes(model: torch.nn.Module) -> int:
     return sum(map(size, tied.values()))
 
 
+def ask_all(vlm) -> None:
+    for picture in PICTURES:
+        vlm.ask(picture, QUESTION, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+
+
 def main(models: list[str | None]) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32 activations, {len(PICTURES)} pictures, CPU")
     for name in models:
@@ -57,18 +62,12 @@ def main(models: list[str | None]) -> None:
             text = vlms[None].processor.prompt(QUESTION, pictures=1)
             inputs = vlms[None].processor(images=[minimonkey.load_picture(picture)], text=[text], return_tensors="pt")
             full_answers.append((dict(inputs), answer.token_ids))
-        seconds: dict[str | None, list[float]] = {bits: [] for bits in vlms}
-        for _ in range(ROUNDS):
-            for bits, vlm in vlms.items():
-                start = time.perf_counter()
-                for picture in PICTURES:
-                    vlm.ask(picture, QUESTION, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
-                seconds[bits].append(time.perf_counter() - start)
-        base = statistics.median(seconds[None])
+        taken = medians({bits or "full": partial(ask_all, vlm) for bits, vlm in vlms.items()}, ROUNDS, warm_up=0)
         for bits, vlm in vlms.items():
-            median, size = statistics.median(seconds[bits]), stored_bytes(vlm.model) / 2**20
+            median, size = taken[bits or "full"], stored_bytes(vlm.model) / 2**20
+            share = f"{median / taken['full']:.2f} of full"
             print(
-                f"{name or 'nano'} {bits or 'full'}: {median:.2f} s ({median / base:.2f} of full), {size:.1f} MiB of weights, "
+                f"{name or 'nano'} {bits or 'full'}: {median:.2f} s ({share}), {size:.1f} MiB of weights, "
                 f"{agreement(vlm, full_answers):.0%} of greedy tokens"
             )
 
