@@ -22,6 +22,10 @@ SURFACE = {
         ),
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
+    "bench": [
+        *("--device", "--dtype", "--help", "--json", "--model", "--no-pyramid", "--picture", "--pyramid", "--quantize"),
+        *("-h", "-m"),
+    ],
     "chat": [
         *("--device", "--dtype", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid", "--quantize", "--system"),
         *("-h", "-m", "PICTURE..."),
