@@ -45,6 +45,30 @@ def test_what_depends_on_the_question():
     assert not any(CompressionSpec(name, queries="vision").depends_on_question for name in ("scm", "cdpruner", "mmr", "random"))
 
 
+def test_before_there_is_a_question():
+    """Who can do without asks the pictures; who can't is refused."""
+    assert CompressionSpec("scm", 0.3).before_questions() == CompressionSpec("scm", 0.3, "vision")
+    for spec in (CompressionSpec("scm", queries="vision"), CompressionSpec("random", seed=3)):
+        assert spec.before_questions() is spec
+    for name in ("scm-reference", "fastv"):
+        with pytest.raises(UsageError, match=f"^compression='{name}' asks the question, .*: take scm, random, .*, mmr or none"):
+            CompressionSpec(name).before_questions()
+
+
+@pytest.mark.parametrize(
+    ("spec", "dropped"),
+    [
+        (CompressionSpec("scm", 0.4), 12 - 4),
+        (CompressionSpec("scm", 0.4, budget="tile"), 3 * (4 - 1)),
+        (CompressionSpec("random", 1), 0),
+        (CompressionSpec("downsample", 0.75), 3 * (4 - 3)),
+    ],
+)
+def test_dropped(spec, dropped):
+    assert spec.dropped(tiles=3, tile_tokens=4) == dropped
+    assert spec.dropped(tiles=0, tile_tokens=4) == 0
+
+
 def test_the_short_form():
     assert CompressionSpec.parse("scm") == CompressionSpec("scm", 0.5)
     assert CompressionSpec.parse(" uniform:0.25 ") == CompressionSpec("uniform", 0.25)

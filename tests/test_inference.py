@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import minimonkey
 from minimonkey import inference
 from minimonkey.checkpoints.convert import convert
+from minimonkey.compression import CompressionSpec
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
 from minimonkey.inference import VisionLanguageModel, load
 from minimonkey.pyramid import Box, PyramidSpec, Size
@@ -189,6 +190,58 @@ def test_sampling_follows_the_seed(vlm):
     assert vlm.ask(WIDE, "?", max_new_tokens=20, do_sample=True, temperature=2.0).token_ids != one.token_ids
 
 
+# -- compression -------------------------------------------------------------------------------------------------------
+
+UNIFORM = {"selector": "uniform", "keep_ratio": 0.25}
+
+
+def left(answer) -> list[tuple[int, list[int]]]:
+    return [(one.picture, one.selected.tolist()) for one in answer.kept]
+
+
+def test_none_is_no_compression_whatever_was_loaded(vlm):
+    plain = vlm.ask(WIDE, "?", max_new_tokens=3)
+    short = vlm.ask(WIDE, "?", max_new_tokens=3, compression=UNIFORM)
+    assert plain.pyramids[0].level_tiles[0] == 2
+    assert (left(plain), left(short)) == ([], [(0, [2, 6])])
+    assert plain.mean_logprob != pytest.approx(short.mean_logprob, abs=1e-5)
+    own = VisionLanguageModel(vlm.model, vlm.processor, CompressionSpec.from_dict(UNIFORM))
+    for settings, expected in (({}, short), ({"compression": "as loaded"}, short), ({"compression": None}, plain)):
+        streamed = "".join(own.stream(WIDE, "?", max_new_tokens=3, **settings))
+        (batched,) = own.batch([(WIDE, "?")], max_new_tokens=3, **settings)
+        asked = own.ask(WIDE, "?", max_new_tokens=3, **settings)
+        assert asked.mean_logprob == batched.mean_logprob == pytest.approx(expected.mean_logprob, abs=1e-5)
+        assert (asked.text, left(asked), left(batched)) == (streamed, left(expected), left(expected))
+        assert streamed == expected.text
+
+
+def test_answers_tell_what_was_kept_of_their_own_pictures(vlm):
+    square = picture(28, 28)  # one tile: no detail level
+    requests = [([square, WIDE], "Compare."), ([], "Hello?"), ([TALL, square, WIDE], "And?")]
+    alone = [left(vlm.ask(*request, compression=UNIFORM, max_new_tokens=1)) for request in requests]
+    assert [[number for number, _ in row] for row in alone] == [[1], [], [0, 2]]
+    assert [left(answer) for answer in vlm.batch(requests, compression=UNIFORM, max_new_tokens=1)] == alone
+
+
+def test_two_streams_at_a_time_keep_apart(vlm):
+    streams = [
+        vlm.stream(page, "?", compression={"selector": "random", "seed": seed}, max_new_tokens=12)
+        for seed, page in enumerate((WIDE, TALL))
+    ]
+    ends = []
+    while len(ends) < 2:
+        for seed, stream in enumerate(streams):
+            try:
+                next(stream)
+            except StopIteration as end:
+                if end.value is not None:
+                    ends.append((seed, left(end.value)))
+    for seed, kept in ends:
+        alone = vlm.ask((WIDE, TALL)[seed], "?", compression={"selector": "random", "seed": seed}, max_new_tokens=1)
+        assert kept == left(alone)
+        assert len(kept) == 1
+
+
 # -- stream and batch --------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +365,12 @@ def test_text_too_long_is_no_matter_of_the_pyramid(tiny_model, tiny_processor, n
         ({"num_return_sequences": 2}, UsageError, "gives one answer"),
         ({"max_new_tokens": 0}, UsageError, "max_new_tokens=0: expected a whole number, 1 or more"),
         ({"max_new_tokens": "5"}, UsageError, "max_new_tokens='5': expected a whole number"),
+        (
+            {"compression": "scm:0.5"},
+            UsageError,
+            "^compression='scm:0.5': expected a CompressionSpec, a dict of its settings, or N",
+        ),
+        ({"compression": {"selector": "most"}}, UsageError, "no selector 'most'"),
         ({"pyramid": "4-12/3-7"}, PyramidError, "expected a PyramidSpec or a dict"),
         ({"pyramid": {"detial": (1, 2)}}, PyramidError, "detial"),
         ({"history": [("<image>", "yes"), ("<image>", "no")]}, PromptError, "2 <image> marks for 1 pictures"),
@@ -363,6 +422,12 @@ def test_load_chooses_device_and_dtype(saved):
 
 def test_load_takes_an_attention_implementation(saved):
     assert load(saved, device="cpu", attn_implementation="eager").model.config._attn_implementation == "eager"
+
+
+def test_load_with_a_compression(saved):
+    assert load(saved, device="cpu", compression=UNIFORM).compression == CompressionSpec("uniform", 0.25)
+    with pytest.raises(UsageError, match="compression='scm': expected"):
+        load(saved / "missing", device="cpu", compression="scm")
 
 
 def test_load_with_another_pyramid(saved, recwarn):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import minimonkey
+from minimonkey.compression import CompressionSpec
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import PictureError, PromptError, UsageError
 from minimonkey.inference import VisionLanguageModel
@@ -66,6 +67,12 @@ def same(answer, fresh) -> None:
     for name in ("token_ids", "text", "prompt_tokens", "image_tokens", "pyramids", "boxes"):
         assert getattr(answer, name) == getattr(fresh, name), name
     assert answer.mean_logprob == pytest.approx(fresh.mean_logprob, abs=1e-4)
+    assert kept(answer) == kept(fresh)
+
+
+def kept(answer) -> list[tuple[int, list[int]]]:
+    """Which detail tokens are left of which pictures."""
+    return [(one.picture, one.selected.tolist()) for one in answer.kept]
 
 
 def watch(vlm) -> tuple[list[int], list[int]]:
@@ -276,12 +283,12 @@ def test_nothing_that_is_kept_is_changed(vlm):
 # -- positions that depend on the length -------------------------------------------------------------------------------
 
 
-def windowed(made, room: int, family: str) -> VisionLanguageModel:
+def windowed(made, room: int, family: str, **fields) -> VisionLanguageModel:
     """A model whose rope changes so many tokens behind the end of the prompt "What?" about WIDE."""
     window = len(ids_of(made(), "What?")) + room
     if family == "dynamic":
-        return made("llama", rope_parameters=DYNAMIC["rope_parameters"] | {"factor": 8.0}, max_position_embeddings=window)
-    return made("phi3", **LONG, original_max_position_embeddings=window)
+        return made("llama", rope_parameters=DYNAMIC["rope_parameters"] | {"factor": 8.0}, max_position_embeddings=window, **fields)
+    return made("phi3", **LONG, original_max_position_embeddings=window, **fields)
 
 
 @pytest.mark.parametrize("family", ["dynamic", "longrope"])
@@ -333,6 +340,252 @@ def test_a_picture_beyond_the_first_window(made):
             answer = opened.ask(question, max_new_tokens=6)
             assert tokens[0] <= answer.prompt_tokens - known
             same(answer, vlm.ask(WIDE, question, max_new_tokens=6))
+
+
+# -- pictures that are compressed --------------------------------------------------------------------------------------
+
+SCM = CompressionSpec("scm", 0.4, queries="vision")
+SPECS = {
+    "scm": SCM,
+    "scm anew": CompressionSpec("scm", 0.4, queries="vision", positions="compact"),
+    "scm by tile": CompressionSpec("scm", queries="vision", budget="tile"),
+    "nothing stays": CompressionSpec("scm", 0.01, queries="vision"),
+    "all stays": CompressionSpec("scm", 1, queries="vision"),
+    "random": CompressionSpec("random", 0.3),
+    "uniform": CompressionSpec("uniform"),
+    "uniform anew": CompressionSpec("uniform", positions="compact"),
+    "downsample": CompressionSpec("downsample"),
+    "visionzip": CompressionSpec("visionzip"),
+    "divprune": CompressionSpec("divprune", positions="compact"),
+    "cdpruner": CompressionSpec("cdpruner", queries="vision"),
+    "mmr": CompressionSpec("mmr", queries="vision"),
+}
+SHORT = [SPECS[name] for name in ("scm", "scm anew", "uniform", "uniform anew")]
+
+
+def named(spec: CompressionSpec) -> str:
+    return f"{spec.selector}-{spec.positions}"
+
+
+def compare(vlm, pictures, spec, **settings) -> None:
+    """Ask in every way, and with a history that goes on from the pictures and one that has them elsewhere."""
+    settings["max_new_tokens"] = 6
+    fresh = [vlm.ask(pictures, question, compression=spec, **settings) for question in QUESTIONS]
+    marks = "<image>\n" * len(pictures)
+    with vlm.open(pictures, compression=spec) as opened:
+        for answer, question in zip(fresh, QUESTIONS, strict=True):
+            same(opened.ask(question, **settings), answer)
+        for answer, together in zip(fresh, opened.ask_many(QUESTIONS, **settings), strict=True):
+            same(together, answer)
+        assert "".join(opened.stream(QUESTIONS[1], **settings)) == fresh[1].text
+        history = []
+        for question in (marks + "What?", "Why?", "Where?"):
+            answer = opened.ask(question, history=history, **settings)
+            same(answer, vlm.ask(pictures, question, history=history, compression=spec, **settings))
+            history.append((question, answer.text))
+        history = [("Hello", "Hi.")]
+        same(
+            opened.ask("What?", history=history, **settings),
+            vlm.ask(pictures, "What?", history=history, compression=spec, **settings),
+        )
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_compressed_answers_are_those_of_fresh_calls(made, spec):
+    vlm = made(num_hidden_layers=4)
+    compare(vlm, [TALL, WIDE], spec)
+    plain, short = (vlm.ask([TALL, WIDE], "What?", compression=choice, max_new_tokens=1) for choice in (None, spec))
+    assert [one.picture for one in short.kept] == [0, 1]
+    assert (plain.mean_logprob == pytest.approx(short.mean_logprob, abs=1e-5)) == (spec.keep_ratio == 1)
+
+
+@pytest.mark.parametrize("spec", SHORT, ids=named)
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("llama", DYNAMIC),
+        ("qwen2", {"layer_types": ["full_attention"] * 4}),
+        ("qwen2", SLIDING | {"layer_types": SLIDING["layer_types"] * 2}),
+        ("phi3", {"sliding_window": 24}),
+        ("phi3", LONG | {"original_max_position_embeddings": 1024}),
+    ],
+    ids=["dynamic rope", "qwen2", "qwen2 with windows", "phi3 with windows", "longrope"],
+)
+def test_compressed_answers_of_every_family(made, text, fields, spec):
+    compare(made(text, num_hidden_layers=4, **fields), [WIDE], spec)
+
+
+@pytest.mark.parametrize("name", ["minimonkey-internlm2-56", "internvl2-qwen2-56"])
+@pytest.mark.parametrize("spec", [SCM, SPECS["divprune"]], ids=named)
+def test_compressed_pictures_of_published_folders(golden, name, spec):
+    vlm = minimonkey.load(golden / name, device="cpu", dtype="float32")
+    compare(vlm, [Image.open(golden / "pixels" / "near_square.png")], spec)
+
+
+def reads(vlm) -> tuple[list[int], list[int]]:
+    """Lists to which each run of the first and the last layer adds its tokens a row."""
+    layers = vlm.model.model.language_model.layers
+    seen = ([], [])
+    for layer, tokens in zip((layers[0], layers[-1]), seen, strict=True):
+        layer.register_forward_pre_hook(lambda layer, arguments, tokens=tokens: tokens.append(arguments[0].shape[1]))
+    return seen
+
+
+@pytest.mark.parametrize("spec", SHORT, ids=named)
+def test_a_compressed_picture_is_read_once(made, spec):
+    vlm = made(num_hidden_layers=4)
+    known, dropped = prefix_length(vlm), 8 - int(8 * spec.keep_ratio)  # of two tiles
+    _, tiles = watch(vlm)
+    first, last = reads(vlm)
+    with vlm.open(WIDE, compression=spec) as opened:
+        assert opened.pyramids[0].level_tiles[0] == 2
+        begins = {"scm-original": [known], "scm-compact": [known, known - dropped]}.get(named(spec), [known - dropped])
+        assert (first, last) == (begins, [known - dropped])
+        del tiles[:]
+        for question in QUESTIONS:
+            del first[:], last[:]
+            answer = opened.ask(question, max_new_tokens=3)
+            assert first == last == [answer.prompt_tokens - known, 1, 1]
+        del first[:], last[:]
+        answers = opened.ask_many(QUESTIONS, max_new_tokens=3)
+        assert first == last == [max(answer.prompt_tokens for answer in answers) - known, 1, 1]
+        history, before = [], 0
+        for turn, question in enumerate(QUESTIONS):
+            asked = question if turn else f"<image>\n{question}"
+            del first[:], last[:]
+            answer = opened.ask(asked, history=history, max_new_tokens=7)
+            if turn:
+                assert first[0] <= answer.prompt_tokens - before
+            before = answer.prompt_tokens
+            history.append((asked, answer.text))
+        assert not tiles
+
+
+@pytest.mark.parametrize("spec", SHORT, ids=named)
+@pytest.mark.parametrize("family", ["dynamic", "longrope"])
+def test_a_compressed_picture_beyond_the_window_is_read_anew(made, family, spec):
+    short, long = "What?", "What is the total, and who has signed it when, and in which place? " * 2
+    vlm = windowed(made, 0, family, num_hidden_layers=4)
+    fresh = [vlm.ask(WIDE, question, compression=spec, max_new_tokens=6) for question in (short, long)]
+    first, _ = reads(vlm)
+    with vlm.open(WIDE, compression=spec) as opened:
+        for question, answer in zip((short, long, short), (*fresh, fresh[0]), strict=True):
+            del first[:]
+            same(opened.ask(question, max_new_tokens=6), answer)
+            assert (first[0] > len(ids_of(vlm, question)) - prefix_length(vlm)) == (question == long)
+        for answer, expected in zip(opened.ask_many([short, long], max_new_tokens=6), fresh, strict=True):
+            same(answer, expected)
+
+
+@pytest.mark.parametrize("spec", [SPECS["scm anew"], SPECS["uniform anew"]], ids=named)
+def test_the_window_as_positions_are_counted_anew(made, spec):
+    """All prompts are beyond it as a whole; what is left of them is not, until a question follows."""
+    vlm = windowed(made, prefix_length(made()) - 1 - len(ids_of(made(), "What?")), "longrope", num_hidden_layers=4)
+    fresh = vlm.ask(WIDE, "What?", compression=spec, max_new_tokens=6)
+    first, _ = reads(vlm)
+    with vlm.open(WIDE, compression=spec) as opened:
+        known = opened._kept
+        assert len(known.ids) - known.dropped < len(known.ids) - 1
+        del first[:]
+        same(opened.ask("What?", max_new_tokens=6), fresh)
+        assert first[0] > len(ids_of(vlm, "What?")) - prefix_length(vlm)
+
+
+@pytest.mark.parametrize("spec", [SCM, SPECS["uniform"]], ids=named)
+def test_a_compressed_picture_beyond_the_window(made, spec):
+    """Dynamic rope turns all positions anew with each token more: only the image tokens can be kept."""
+    vlm = windowed(made, -25, "dynamic", num_hidden_layers=4)
+    _, tiles = watch(vlm)
+    fresh = [vlm.ask(WIDE, question, compression=spec, max_new_tokens=4) for question in QUESTIONS]
+    with vlm.open(WIDE, compression=spec) as opened:
+        del tiles[:]
+        assert opened.cache_bytes == 4 * fresh[0].image_tokens * 32
+        for answer, question in zip(fresh, QUESTIONS, strict=True):
+            same(opened.ask(question, max_new_tokens=4), answer)
+        for answer, together in zip(fresh, opened.ask_many(QUESTIONS, max_new_tokens=4), strict=True):
+            same(together, answer)
+        assert not tiles
+
+
+def test_compression_of_another_order_and_system(made):
+    """The demo's adaptive tiles stand before those of the detail level."""
+    vlm = made(num_hidden_layers=4)
+    cut = {"pyramid": {"detail": (3, 6), "adaptive": (2, 2), "order": ("adaptive", "detail", "thumbnail")}, "system": "Be brief."}
+    fresh = vlm.ask(WIDE, "What?", compression=SCM, max_new_tokens=6, **cut)
+    assert all(fresh.pyramids[0].level_tiles)
+    with vlm.open(WIDE, compression=SCM, **cut) as opened:
+        same(opened.ask("What?", max_new_tokens=6), fresh)
+
+
+def test_pictures_without_a_detail_level_are_not_compressed(made):
+    vlm = made(num_hidden_layers=4)
+    one_tile = {"detail": (1, 1), "adaptive": None}
+    with vlm.open(WIDE, pyramid=one_tile, compression=SCM) as opened:
+        answer = opened.ask("What?", max_new_tokens=4)
+        same(answer, vlm.ask(WIDE, "What?", pyramid=one_tile, max_new_tokens=4))
+        assert answer.kept == ()
+    with vlm.open([], compression=SCM) as opened:
+        same(opened.ask("Hello?", max_new_tokens=4), vlm.ask([], "Hello?", max_new_tokens=4))
+
+
+def test_the_model_has_a_compression_of_its_own(made):
+    vlm = made(num_hidden_layers=4)
+    plain, short = (vlm.ask(WIDE, "What?", compression=choice, max_new_tokens=4) for choice in (None, SCM))
+    vlm = VisionLanguageModel(vlm.model, vlm.processor, compression=SCM)
+    for settings, expected in (({}, short), ({"compression": None}, plain), ({"compression": {"selector": "uniform"}}, None)):
+        with vlm.open(WIDE, **settings) as opened:
+            same(opened.ask("What?", max_new_tokens=4), expected or vlm.ask(WIDE, "What?", max_new_tokens=4, **settings))
+
+
+@pytest.mark.parametrize("spec", [*SHORT, SPECS["visionzip"], SPECS["downsample"]], ids=named)
+def test_bytes_of_compressed_pictures(made, spec):
+    vlm = made(num_hidden_layers=4)
+    keys_and_values = 2 * 2 * 8 * 4  # both, key heads, channels, bytes; of one token in one layer
+    with vlm.open(WIDE, compression=spec) as opened:
+        known, dropped = prefix_length(vlm), 8 - int(8 * spec.keep_ratio)
+        image_tokens = 4 * opened.pyramids[0].tile_count
+        tokens = 4 * (known - dropped) + (2 * known if named(spec) == "scm-original" else 0)
+        looks = 4 * 4 * image_tokens if spec.selector == "visionzip" else 0  # float32 for each patch
+        assert opened.cache_bytes == opened._planned_bytes() == tokens * keys_and_values + image_tokens * 32 * 4 + looks
+        before = opened.cache_bytes
+        answer = opened.ask("What?", max_new_tokens=5)
+        new = answer.prompt_tokens - known
+        grown = 6 * new if named(spec) == "scm-original" else 4 * (new + 4)
+        assert opened.cache_bytes == before + grown * keys_and_values
+        held = [tensor for layer in (*opened._kept.layers, *opened._kept.early) for tensor in layer]
+        assert sum(tensor.untyped_storage().nbytes() for tensor in held) == opened._kept.nbytes
+    assert vlm.cache_bytes == 0
+
+
+def test_nothing_that_is_kept_of_a_compressed_picture_is_changed(made):
+    vlm = made(num_hidden_layers=4)
+    for spec in (SCM, SPECS["uniform"]):
+        with vlm.open(WIDE, compression=spec) as opened:
+            before = opened._kept
+            tensors = [tensor for layer in (*before.layers, *before.early) for tensor in layer]
+            copies = [tensor.clone() for tensor in tensors]
+            opened.ask(QUESTIONS[1], max_new_tokens=5)
+            opened.ask_many(QUESTIONS, max_new_tokens=5)
+            assert opened._kept.ids[: len(before.ids)] == before.ids
+            assert all(map(torch.equal, tensors, copies))
+
+
+def test_two_hundred_compressed_pictures_leave_nothing(made):
+    vlm = made(num_hidden_layers=3)
+    specs = [SCM, SPECS["visionzip"]]
+    for spec in specs:
+        with vlm.open(WIDE, compression=spec) as opened:
+            opened.ask("?", max_new_tokens=1)
+    del opened
+    before = tensors()
+    for turn in range(200):
+        with vlm.open(WIDE, compression=specs[turn % 2]) as opened:
+            if turn % 20 < 2:
+                opened.ask("?", max_new_tokens=2)
+                opened.ask_many(["?", "What?"], max_new_tokens=2)
+    del opened
+    assert tensors() <= before
+    assert vlm.cache_bytes == 0
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -423,14 +676,21 @@ def test_closed(vlm):
             ask("?")
 
 
-def test_compression_is_refused(vlm):
-    for settings in ({"compression": {"selector": "scm-reference"}}, {}):
-        with pytest.raises(
-            UsageError, match="^compression='scm-reference': an open picture keeps all of its tokens; .*or use ask"
-        ) as caught:
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [
+        ({"selector": "scm"}, 'set its queries to "vision", pass compression=None, or use ask'),
+        ({"selector": "fastv"}, "take scm, random, uniform, downsample, visionzip, divprune, cdpruner, mmr or none, or use ask"),
+    ],
+    ids=["scm", "fastv"],
+)
+def test_compression_that_asks_the_question(vlm, compression, message):
+    for settings in ({"compression": compression}, {}):
+        with pytest.raises(UsageError) as caught:
             vlm.open(WIDE, **settings)
-        assert "\n" not in str(caught.value)
-        vlm = VisionLanguageModel(vlm.model, vlm.processor, {"selector": "scm-reference"})
+        asks = f"compression={compression['selector']!r} asks the question, and a picture is opened before there is one: "
+        assert str(caught.value).startswith(asks + message)
+        vlm = VisionLanguageModel(vlm.model, vlm.processor, compression)
 
 
 @pytest.mark.parametrize(

@@ -380,17 +380,21 @@ def test_questions_go_on_from_pictures_that_were_compressed_without_them(name):
     prefix, questions = batch([3, (3, 2, 1)]), batch(*([length] for length in lengths))
     compressed = model.model.compress(spec, **prefix)
     kept = torch.cat((compressed.ids(prefix["input_ids"], 0).expand(2, -1), questions["input_ids"]), dim=1)
-    for _ in range(2):  # what is gone on from stays as it is
+    for _ in range(2):  # what is repeated stays as it is
         embeddings = model.get_input_embeddings()(questions["input_ids"])
         both = compressed.repeated(2).followed_by(model.model.language_model, embeddings, questions["attention_mask"])
         hidden, places = both.hidden.clone(), both.positions.clone()
-        said = model.generate(kept, compression=both, max_new_tokens=NEW, do_sample=False)
+        said = model.generate(kept, compression=both, attention_mask=both.mask, max_new_tokens=NEW, do_sample=False)
         assert torch.equal(said[:, : kept.shape[1]], kept)
+        read = model.generate(
+            kept, compression=compressed.repeated(2), attention_mask=both.mask, max_new_tokens=NEW, do_sample=False
+        )
+        assert torch.equal(read, said)
         for row, length in enumerate(lengths):
             whole, real = batch([3, (3, 2, 1), length]), both.mask[row].bool()
             fresh = model.model.compress(spec, **whole)
             assert places[row, real].tolist() == fresh.positions[0].tolist()
-            assert_close(hidden[row, real], fresh.hidden[0], rtol=1e-4, atol=1e-4)
+            assert_close(hidden[row, -length:], fresh.hidden[0, -length:], rtol=1e-4, atol=1e-4)
             expected = model.generate(**whole, compression=spec, max_new_tokens=NEW, do_sample=False)
             assert said[row, kept.shape[1] :].tolist() == expected[0, whole["input_ids"].shape[1] :].tolist()
     assert (compressed.cache.get_seq_length(), compressed.early.get_seq_length()) == (23, 29)

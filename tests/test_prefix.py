@@ -37,7 +37,7 @@ def prefix(length: int, layers: int = 2) -> Prefix:
 
 def test_a_cache_is_a_copy_of_the_first_tokens():
     kept = prefix(5)
-    cache = kept.cache(3, rows=2)
+    cache = kept.inputs(3, rows=2)["past_key_values"]
     assert cache.get_seq_length() == 3
     for layer, (keys, values) in zip(cache.layers, kept.layers, strict=True):
         assert torch.equal(layer.keys, keys[:, :, :3].repeat(2, 1, 1, 1))
@@ -47,7 +47,7 @@ def test_a_cache_is_a_copy_of_the_first_tokens():
 
 
 def test_nothing():
-    for cache in (NOTHING.cache(0, rows=3), prefix(5).cache(0, rows=1)):
+    for cache in (NOTHING.inputs(0, rows=3)["past_key_values"], prefix(5).inputs(0, rows=1)["past_key_values"]):
         assert cache.get_seq_length() == 0
     assert (NOTHING.nbytes, NOTHING.ids) == (0, [])
 
@@ -58,7 +58,7 @@ def test_bytes():
 
 def test_of_a_cache():
     kept = prefix(4)
-    again = Prefix.of([7, 7, 7], kept.cache(3, rows=1))
+    again = Prefix.of([7, 7, 7], kept.inputs(3, rows=1)["past_key_values"])
     assert again.ids == [7, 7, 7]
     for (keys, values), (first, second) in zip(again.layers, kept.layers, strict=True):
         assert torch.equal(keys, first[:, :, :3])
@@ -75,7 +75,7 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
         whole = text(ids).last_hidden_state
         text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), past_key_values=cache)
         kept = Prefix.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
-        rest = text(ids[:, 7:].repeat(2, 1), past_key_values=kept.cache(7, rows=2)).last_hidden_state
+        rest = text(ids[:, 7:].repeat(2, 1), **kept.inputs(7, rows=2)).last_hidden_state
     torch.testing.assert_close(rest, whole[:, 7:].repeat(2, 1, 1), rtol=1e-5, atol=1e-5)
 
 
@@ -96,6 +96,67 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
 def test_turn_alike(model, config, fields, alike):
     text = text_model(model, config, **fields)
     assert {lengths: turn_alike(text, *lengths) for lengths in alike} == alike
+
+
+def test_positions_counted_anew_turn_by_their_own_rule():
+    """Three of five tokens are left: prompts of 17 and 19 tokens are beyond the window of 16, and 15 of the first are not."""
+    long = {"rope_parameters": LONG, "original_max_position_embeddings": 16, "max_position_embeddings": 64}
+    text = text_model(Phi3Model, Phi3Config, **long)
+    original = Prefix([7] * 5, [], places=[0, 3, 4], positions=[0, 3, 4])
+    compact = Prefix([7] * 5, [], places=[0, 3, 4], positions=[0, 1, 2])
+    assert (original.dropped, compact.dropped, prefix(5).dropped) == (2, 2, 0)
+    assert [kept.turns_alike(text, 17, 19) for kept in (NOTHING, original, compact)] == [True, True, False]
+    assert [kept.turns_alike(text, 16, 17) for kept in (NOTHING, original, compact)] == [False] * 3
+    assert compact.turns_alike(text, 5, 16)
+
+
+def compressed_prefix() -> Prefix:
+    """Of five tokens the first, fourth and fifth are left, and two more follow; two of three layers."""
+    ids, left = [*range(10, 17)], prefix(5, layers=3).layers
+    return Prefix(ids, left, prefix(7, layers=2).layers, places=[0, 3, 4], positions=[0, 3, 4])
+
+
+def test_a_compressed_prefix_is_cut_behind_its_pictures_alone():
+    kept = compressed_prefix()
+    rows = {(10, 11, 12, 13, 14, 15, 16, 17): 7, (10, 11, 12, 13, 14, 15): 5, (10, 11, 12, 13, 14, 9): 5, (10, 11, 12, 13, 9): 0}
+    assert {row: kept.known(list(row)) for row in rows} == rows
+    assert [kept.kept_ids(length) for length in (0, 5, 6)] == [[], [10, 13, 14], [10, 13, 14, 15]]
+    assert prefix(5).kept_ids(2) == [0, 1]
+    assert prefix(5).known([0, 1, 9]) == 2
+    assert kept.nbytes == (3 * 5 + 2 * 7) * 2 * 2 * 4 * 4
+
+
+def test_what_generate_gets_of_a_compressed_prefix():
+    kept = compressed_prefix()
+    assert list(kept.inputs(0, rows=1)) == ["past_key_values"]
+    compressed = kept.inputs(6, rows=2)["compression"]
+    assert compressed.index.tolist() == compressed.positions.tolist() == [[0, 3, 4, 5]] * 2
+    assert (compressed.mask.tolist(), compressed.prompt_mask.tolist()) == ([[1] * 4] * 2, [[1] * 6] * 2)
+    for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early, kept.early, 6)):
+        for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+            assert torch.equal(layer.keys, keys[:, :, :length].repeat(2, 1, 1, 1))
+            assert torch.equal(layer.values, values[:, :, :length].repeat(2, 1, 1, 1))
+    compact = Prefix(kept.ids, kept.layers, places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compression"]
+    assert (compact.positions.tolist(), compact.early, compact.prompt_mask) == ([[0, 1, 2, 3, 4]], None, None)
+
+
+def test_what_was_said_is_kept_unless_it_had_seen_less():
+    kept = compressed_prefix()
+    ids, said = [*range(10, 20)], torch.rand(1, 2, 3, 4)
+    inputs = kept.inputs(7, rows=1)
+    for index in range(3):
+        inputs["compression"].cache.update(said, said, index)
+    grown = kept.grown(ids, inputs)
+    assert (grown.ids, grown.places) == (ids[:7], kept.places)
+    assert all(torch.equal(one, other) for one, other in zip(grown.layers[2], kept.layers[2], strict=True))
+    assert grown.nbytes == kept.nbytes
+    whole = Prefix(kept.ids, kept.layers, places=[0, 3, 4], positions=[0, 3, 4])
+    inputs = whole.inputs(6, rows=1)
+    for index in range(3):
+        inputs["compression"].cache.update(said, said, index)
+    grown = whole.grown(ids, inputs)
+    assert grown.ids == ids[:9]
+    assert torch.equal(grown.layers[0][0][:, :, -3:], said)
 
 
 def test_sees_all():

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from minimonkey.pyramid import Box, Pyramid, Size
+
+if TYPE_CHECKING:
+    from minimonkey.compression import Selection
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Answer:
     """Seconds from the call until the inputs were ready ("prepare"), the first token out ("first_token") and the last ("total")."""
     pyramids: list[Pyramid]
     """How each picture was cut."""
+    kept: tuple[Selection, ...] = field(default=(), compare=False)
+    """What compression kept of each picture that has a detail level; `picture` is its place in `pyramids`. Empty without any."""
 
     def __str__(self) -> str:
         return self.text

@@ -106,6 +106,8 @@ class MiniMonkeyModel(InternVLModel):
         if isinstance(compression, Compressed):
             times = 1 if input_ids is None else len(input_ids) // len(compression.index)
             compressed = compression.repeated(times)
+            if input_ids is not None and input_ids.shape[1] > compressed.index.shape[1]:
+                compressed = self._followed(compressed, input_ids, inputs.get("attention_mask"))
         else:
             prompt = {name: inputs.get(name) for name in PICTURE_INPUTS} | {"level_tiles": level_tiles, "level_order": level_order}
             found = self.compress(compression, input_ids, **prompt)
@@ -165,6 +167,12 @@ class MiniMonkeyModel(InternVLModel):
         for hook in self.selection_hooks:
             hook(compressed.selections)
         return compressed
+
+    def _followed(self, compressed: Compressed, input_ids: torch.Tensor, mask: torch.Tensor | None) -> Compressed:
+        """With what stands behind the kept tokens in ids [B, K + Q], of which `mask` leaves padding out, read too."""
+        new = input_ids[:, compressed.index.shape[1] :]
+        mask = torch.ones_like(new) if mask is None else mask[:, compressed.index.shape[1] :]
+        return compressed.followed_by(self.language_model, self.get_input_embeddings()(new), mask)
 
     def _by_token(self, attention: torch.Tensor) -> torch.Tensor:
         """What patches [T, patches] get, as what image tokens get, each of which is made of several: [T * N]."""

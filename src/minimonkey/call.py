@@ -8,14 +8,16 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from minimonkey.answer import Answer, boxes_of, whole_characters
+from minimonkey.compression import Selection
 from minimonkey.errors import PromptError, UsageError
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid
@@ -49,6 +51,8 @@ class Call:
         """The first row's new tokens as they come; None once there are no more."""
         self.logprobs: list[torch.Tensor] = []
         """For each step, the log-probabilities of the new tokens: float32 [rows]."""
+        self.kept: Sequence[Selection] = ()
+        """What is left of the pictures of each row, where that was settled before."""
         self.cancelled = False
         self.afterwards: Callable[[torch.Tensor], None] = lambda sequences: None
         """Gets the ids of all rows, int64 [rows, length], once the model is done."""
@@ -78,7 +82,8 @@ class Call:
 
     def answers(self) -> list[Answer]:
         """Run the model and read what it wrote."""
-        sequences = self.model.generate(**self.inputs, **self.settings, **self._hooks())
+        selections: list[Selection] = []
+        sequences = self.model.generate(**self.inputs, **self.settings, **self._hooks(), selections=selections)
         self.timings["total"] = time.perf_counter() - self.begun
         self.afterwards(sequences)
         logprobs = torch.stack(self.logprobs, dim=1).tolist()
@@ -98,6 +103,7 @@ class Call:
                     image_tokens=sum(plan.tile_count for plan in plans) * self.processor.image_seq_length,
                     timings=self.timings,
                     pyramids=plans,
+                    kept=tuple(self.kept) or self._kept_of(row, selections),
                 )
             )
         return answers
@@ -124,6 +130,11 @@ class Call:
         if answer.text != sent:
             yield answer.text[len(sent) :]
         return answer
+
+    def _kept_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
+        """What is left of a row's pictures, which count from 0 again."""
+        before = sum(map(len, self.pyramids[:row]))
+        return tuple(replace(one, picture=one.picture - before) for one in selections if one.row == row)
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         """The tokens before the first stop token."""

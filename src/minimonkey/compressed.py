@@ -29,11 +29,12 @@ class Compressed:
     positions: torch.Tensor
     """Position of each token, int64 [B, K]; 0 for padding."""
     embeddings: torch.Tensor
-    """Input of the language model's first layer, [B, K, D]."""
+    """Input of the language model's first layer, [B, K, D]; [B, Q, D] once tokens have followed."""
     selections: list[Selection]
     """What was chosen of each picture that has a detail level."""
     hidden: torch.Tensor | None = None
-    """Output of the last layer, [B, K, D], before the final norm; None if the model hasn't read the prompt yet."""
+    """Output of the last layer, [B, K, D], before the final norm, [B, Q, D] once tokens have followed; None if the model hasn't
+    read the prompt yet."""
     cache: DynamicCache | None = None
     """Keys and values of the kept tokens in each layer; None if the model hasn't read the prompt yet."""
     early: DynamicCache | None = None
@@ -54,35 +55,36 @@ class Compressed:
         changes = {name: tensor.repeat_interleave(times, dim=0) for name, tensor in tensors.items()}
         return replace(self, **changes, **{name: copied(cache, times) for name, cache in caches.items()})
 
+    def behind(self, mask: torch.Tensor) -> torch.Tensor:
+        """Positions of tokens that follow, int64 [B, Q]; `mask` [B, Q] leaves padding out. The prompts' last tokens were kept."""
+        return (self.positions[:, -1:] + mask.long().cumsum(dim=1)).masked_fill(mask == 0, 0)
+
     def followed_by(self, text: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor) -> Compressed:
         """What the same prompts with these tokens [B, Q, D] behind them come to, when only the new tokens are read.
 
-        `mask` int64 [B, Q] leaves out padding between prompt and new tokens, which a layer with a window would count; `text` is the
-        language model without its head. It takes a choice that doesn't depend on the question and was made inside the model, so
-        that there is `early`. Nothing in this object is changed. Positions go on from the whole prompt's.
+        That is what the longer prompts come to by themselves, if the choice doesn't depend on the question. `mask` int64 [B, Q]
+        leaves out padding between prompt and new tokens, which a layer with a window would count; `text` is the language model
+        without its head, and has read the prompts. The caches are extended in place, as those of transformers are.
         """
-        assert self.cache is not None and self.early is not None and self.prompt_mask is not None and self.hidden is not None
-        lengths = self.prompt_mask.long().sum(dim=1, keepdim=True)
-        positions = (lengths + mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
+        assert self.cache is not None, "the language model hasn't read what is followed yet"
+        positions, new = self.behind(mask), mask.shape[1]
         turned = rotation(text, embeddings, positions)
-        early, layers = copied(self.early), len(self.early.layers)
-        seen = torch.cat((self.prompt_mask, mask.to(self.prompt_mask)), dim=1)
-        hidden = walk(text, embeddings, range(layers), turned=turned, mask=seen, cache=early)
-        cache = copied(self.cache)
-        for index, layer in enumerate(early.layers):
-            cache.update(*(tensor[:, :, seen.shape[1] - mask.shape[1] :] for tensor in (layer.keys, layer.values)), index)
+        hidden, whole, seen = embeddings, 0, self.prompt_mask
+        if self.early is not None and self.prompt_mask is not None:
+            whole, seen = len(self.early.layers), torch.cat((self.prompt_mask, mask.to(self.prompt_mask)), dim=1)
+            hidden = walk(text, hidden, range(whole), turned=turned, mask=seen, cache=self.early)
+            for index, layer in enumerate(self.early.layers):
+                self.cache.update(layer.keys[:, :, -new:], layer.values[:, :, -new:], index)
         kept = torch.cat((self.mask, mask.to(self.mask)), dim=1)
-        hidden = walk(text, hidden, range(layers, len(text.layers)), turned=turned, mask=kept, cache=cache)
-        places = self.prompt_mask.shape[1] + torch.arange(mask.shape[1], device=self.index.device)
-        return Compressed(
-            index=torch.cat((self.index, places.expand(len(mask), -1)), dim=1),
+        hidden = walk(text, hidden, range(whole, len(text.layers)), turned=turned, mask=kept, cache=self.cache)
+        places = self.index[:, -1:] + 1 + torch.arange(new, device=self.index.device)
+        return replace(
+            self,
+            index=torch.cat((self.index, places), dim=1),
             mask=kept,
             positions=torch.cat((self.positions, positions), dim=1),
-            embeddings=torch.cat((self.embeddings, embeddings), dim=1),
-            selections=self.selections,
-            hidden=torch.cat((self.hidden, hidden), dim=1),
-            cache=cache,
-            early=early,
+            embeddings=embeddings,
+            hidden=hidden,
             prompt_mask=seen,
         )
 

@@ -9,7 +9,7 @@ how tokens are chosen stands in selectors.py, how a model reads what is left in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -105,6 +105,23 @@ class CompressionSpec:
     def depends_on_question(self) -> bool:
         """Whether another question may keep other tokens. If not, a picture is compressed before there is a question."""
         return self.selector in ASKING and self.queries == "all"
+
+    def before_questions(self) -> CompressionSpec:
+        """The same, but no question is asked, as there is none yet. Raises UsageError for a selector that asks nothing else."""
+        if not self.depends_on_question:
+            return self
+        free = [name for name in SELECTORS if "queries" not in (setting for setting, *_ in _FIXED.get(name, ()))]
+        if self.selector not in free:
+            raise UsageError(
+                f"compression={self.selector!r} asks the question, and a picture is opened before there is one: "
+                f"take {', '.join(free)} or none, or use ask()"
+            )
+        return replace(self, queries="vision")
+
+    def dropped(self, tiles: int, tile_tokens: int) -> int:
+        """How many tokens of a detail level of so many tiles go; `downsample` may drop more."""
+        groups, size = (tiles, tile_tokens) if self.budget == "tile" else (1, tiles * tile_tokens)
+        return groups * (size - int(self.keep_ratio * size))
 
 
 _PUBLISHED = "is what was published"

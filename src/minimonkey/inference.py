@@ -25,6 +25,8 @@ from minimonkey.placement import Placement
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
 
+Compression = CompressionSpec | dict | Literal["as loaded"] | None
+"""A compression for one call: its settings, None for none, "as loaded" for the model's own."""
 logger = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parent / "nano"
 
@@ -54,6 +56,7 @@ def load(
     tiles of another size than the model's, UsageError for settings that can't run here, MissingExtraError for a package that isn't
     installed. Warns if the folder's pyramid isn't the one that the model was trained with.
     """
+    compression = _spec(compression)
     where = Placement.choose(device, dtype, device_map, quantize)
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
@@ -89,7 +92,7 @@ class VisionLanguageModel:
     ) -> None:
         self.model = model
         self.processor = processor
-        self.compression = _selection(compression)
+        self.compression = _spec(compression)
         self._shelf = Shelf()
 
     def __repr__(self) -> str:
@@ -104,16 +107,16 @@ class VisionLanguageModel:
         system: str | None = None,
         history: Sequence[tuple[str, str]] | None = None,
         pyramid: PyramidSpec | dict | None = None,
-        compression: CompressionSpec | dict | None = None,
+        compression: Compression = "as loaded",
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
         """One answer.
 
-        `history`: earlier (question, answer) pairs. `pyramid`, `compression`: for this call, not the model's. `max_new_tokens`: the
-        longest answer; if not given, what the model's own settings say, or less where the prompt leaves no room for it. Raises
-        PromptError if pictures and marks don't match or the prompt is too long, PictureError for a picture that can't be read,
-        UsageError for an unknown setting.
+        `history`: earlier (question, answer) pairs. `pyramid`, `compression`: for this call, in place of the model's; None is the
+        model's pyramid, but no compression. `max_new_tokens`: the longest answer; if not given, what the model's own settings say,
+        or less where the prompt leaves no room for it. Raises PromptError if pictures and marks don't match or the prompt is too
+        long, PictureError for a picture that can't be read, UsageError for an unknown setting.
         """
         settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
         settings["max_new_tokens"] = max_new_tokens
@@ -137,22 +140,23 @@ class VisionLanguageModel:
         *,
         system: str | None = None,
         pyramid: PyramidSpec | dict | None = None,
-        compression: CompressionSpec | dict | None = None,
+        compression: Compression = "as loaded",
     ) -> OpenPicture:
         """Pictures for several questions: encoded and read by the language model now, so that a question costs its own tokens.
 
         Close it, or use it as `with vlm.open("report.png") as page: page.ask("Who signed it?")`. What it keeps counts towards
-        `max_cache_bytes`. Raises what `ask` raises about pictures and pyramids, and UsageError for any compression, the model's own
-        included, or pictures that alone need more than `max_cache_bytes`.
+        `max_cache_bytes`. Raises what `ask` raises about pictures and pyramids, and UsageError for a compression that asks the
+        question, the model's own included, or pictures that alone need more than `max_cache_bytes`.
         """
-        if (selection := _selection(compression) or self.compression) is not None:
+        selection = self._compression(compression)
+        if selection is not None and selection != selection.before_questions():
             raise UsageError(
-                f"compression={selection.selector!r}: an open picture keeps all of its tokens; "
-                "leave compression out, of load() too, or use ask()"
+                f"compression={selection.selector!r} asks the question, and a picture is opened before there is one: "
+                'set its queries to "vision", pass compression=None, or use ask()'
             )
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         loaded = [load_picture(source) for source in _listed(pictures)]
-        return OpenPicture(self.model, self.processor, self._shelf, loaded, spec, system)
+        return OpenPicture(self.model, self.processor, self._shelf, loaded, spec, system, selection)
 
     @property
     def max_cache_bytes(self) -> int:
@@ -169,9 +173,16 @@ class VisionLanguageModel:
         """What all open pictures keep now. An answer under way has a copy of one picture's besides."""
         return self._shelf.cache_bytes
 
-    def _call(self, rows, system=None, history=None, pyramid=None, compression=None, max_new_tokens=None, **generation) -> Call:
+    def _compression(self, given: Any) -> CompressionSpec | None:
+        """What a call's `compression` comes to."""
+        return self.compression if given == "as loaded" else _spec(given)
+
+    def _call(
+        self, rows, system=None, history=None, pyramid=None, compression="as loaded", max_new_tokens=None, **generation
+    ) -> Call:
         """Everything that `generate` needs. The length is checked before any pixel is looked at."""
         call = Call(self.model, self.processor, generation)
+        selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         pictures = [[load_picture(source) for source in _listed(sources)] for sources, _ in rows]
         pyramids = [[spec.plan(Size(picture.height, picture.width)) for picture in row] for row in pictures]
@@ -182,14 +193,18 @@ class VisionLanguageModel:
         call.plan(lengths, pyramids, max_new_tokens)
         every = [picture for row in pictures for picture in row]
         inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
-        if (selection := _selection(compression) or self.compression) is not None:
+        if selection is not None:
             call.settings |= {"compression": selection, "level_order": spec.order}
         call.begin(dict(inputs))
         return call
 
 
-def _selection(compression: CompressionSpec | dict | None) -> CompressionSpec | None:
-    return CompressionSpec.from_dict(compression) if isinstance(compression, dict) else compression
+def _spec(compression: Any) -> CompressionSpec | None:
+    if compression is None or isinstance(compression, CompressionSpec):
+        return compression
+    if isinstance(compression, dict):
+        return CompressionSpec.from_dict(compression)
+    raise UsageError(f"compression={compression!r}: expected a CompressionSpec, a dict of its settings, or None")
 
 
 def _listed(pictures: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
 from minimonkey.compressed import Compressed
-from minimonkey.compression import CompressionSpec
+from minimonkey.compression import CompressionSpec, Selection
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import UsageError
 from minimonkey.loading import load_strictly
@@ -68,7 +68,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         `compression`: logits are [B, K, V] then, those of the kept tokens, padded on the left where rows keep different numbers of
         them. With a cache that holds tokens it does nothing: it belongs to the prompt. Whoever goes on from there by hand gives
         `position_ids` that go on from the prompt's, unless `compression.positions` is "compact". What `model.compress` made of the
-        prompt before may be given for it.
+        prompt before may be given for it; ids behind those that it kept are read then, and logits are theirs alone.
         """
         if compression is not None and not is_filled(past_key_values):
             if labels is not None:
@@ -96,18 +96,23 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         inputs: torch.LongTensor | None = None,
         *args: Any,
         compression: CompressionSpec | Compressed | None = None,
+        selections: list[Selection] | None = None,
         **settings: Any,
     ):
-        """As in transformers, and one more: with `compression` the language model gets prompts with fewer detail tokens.
+        """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens, and
+        `selections`, a list, gets what was chosen of each picture.
 
         What comes back is as without it: the whole prompts' ids, then the new ones. Streamers and criteria see the kept ids. If
-        what `model.compress` made of prompts is given for it, `inputs` are the kept ids, and stand before the new ones.
+        what `model.compress` made of prompts is given for it, `inputs` are the kept ids, and stand before the new ones. More ids
+        may follow them, with an `attention_mask` for all, once the language model has read the prompts.
         """
         if compression is None:
             return super().generate(inputs, *args, **settings)
         if isinstance(compression, Compressed):
-            where = {"attention_mask": compression.mask, "position_ids": compression.positions}
-            return super().generate(inputs, *args, **settings | where, compression=compression)
+            mask = settings.get("attention_mask", compression.mask)
+            places = torch.cat((compression.positions, compression.behind(mask[:, compression.mask.shape[1] :])), dim=1)
+            settings |= {"attention_mask": mask, "position_ids": places}
+            return super().generate(inputs, *args, **settings, compression=compression)
         if is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
         if settings.get("use_cache") is False:
@@ -116,6 +121,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
         if compressed is None:
             return super().generate(prompt, *args, **settings)
+        if selections is not None:
+            selections += compressed.selections
         kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
         settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
         output = self.generate(kept, *args, compression=compressed, **settings)

@@ -3,7 +3,7 @@
 A question's prompt is encoded as a whole, as for a fresh call; what it has in common with the prompt before is not read again.
 Knows a model and a processor; not where they come from, and no files.
 
-    shapes: I image tokens of all pictures, D hidden size
+    shapes: T tiles and I image tokens of all pictures, D hidden size, M patches of a tile
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import nn
-from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.answer import Answer
 from minimonkey.call import Call
+from minimonkey.compression import CompressionSpec
 from minimonkey.errors import UsageError
-from minimonkey.prefix import NOTHING, Prefix, sees_all, shared, turn_alike
+from minimonkey.prefill import read_whole
+from minimonkey.prefix import NOTHING, Prefix, sees_all, shared
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -36,9 +37,9 @@ class OpenPicture:
     """One or several pictures that a model has read: each question costs its own tokens alone. Made by `VisionLanguageModel.open`.
 
     Answers are those of fresh calls, `vlm.ask(pictures, question, ...)`, up to rounding. The latest question and its answer are
-    kept too, so that a history which goes on from them costs no more than what is new. A prompt is read anew, but its pictures
-    aren't encoded anew, where it places them elsewhere (behind a history without marks, say) or where its length turns all
-    positions by another rule.
+    kept too, so that a history which goes on from them costs no more than what is new (with scm, whose first layers read prompts
+    whole, no more than that and the answer). A prompt is read anew, but its pictures aren't encoded anew, where it places them
+    elsewhere (behind a history without marks, say) or where its length turns all positions by another rule.
     """
 
     def __init__(
@@ -49,10 +50,13 @@ class OpenPicture:
         pictures: list[Image],
         spec: PyramidSpec,
         system: str | None,
+        compression: CompressionSpec | None = None,
     ) -> None:
         self.pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
         """How each picture was cut."""
         self._model, self._processor, self._shelf, self._system = model, processor, shelf, system
+        self._order = spec.order
+        self._compression = compression if any(pyramid.detail for pyramid in self.pyramids) else None
         self._closed_because: str | None = None
         self._kept = NOTHING
         one, other = (self._ids(question) for question in PROBES)
@@ -62,17 +66,15 @@ class OpenPicture:
         """Tokens of every prompt that don't depend on the question."""
         shelf.make_room(self._planned_bytes())
         with torch.no_grad():
-            self._features = self._encode(pictures, spec)
-            if turn_alike(self._text, self._length, self._length + 1):
-                inputs = self._inputs([begin], 0)
-                model(**inputs, use_cache=True, logits_to_keep=1)
-                self._kept = Prefix.of(begin, inputs["past_key_values"])
+            self._encoded = self._encode(pictures, spec)
+            if NOTHING.turns_alike(self._text, self._length, self._length + 1):
+                self._kept = self._read(begin)
         shelf.put(self)
 
     @property
     def cache_bytes(self) -> int:
         """Bytes that are kept: image tokens, and keys and values of every layer; 0 once it is closed."""
-        return self._features.nbytes + self._kept.nbytes
+        return sum(tensor.nbytes for tensor in (self._encoded.pooler_output, *(self._encoded.attentions or ()))) + self._kept.nbytes
 
     @property
     def closed(self) -> bool:
@@ -101,7 +103,7 @@ class OpenPicture:
     def close(self, reason: str = "it was closed") -> None:
         """Let go of all that is kept. Closing again changes nothing."""
         self._closed_because = self._closed_because or reason
-        self._features, self._kept = torch.empty(0), NOTHING
+        self._encoded, self._kept = BaseModelOutputWithPooling(pooler_output=torch.empty(0)), NOTHING
         self._shelf.take(self)
 
     def __enter__(self) -> OpenPicture:
@@ -119,19 +121,36 @@ class OpenPicture:
         return self._processor.encode_chat(question, pictures=tiles, system=self._system, history=history)
 
     def _planned_bytes(self) -> int:
-        """What `cache_bytes` will be."""
-        text = self._model.config.text_config
+        """What `cache_bytes` will be; or less, as downsample may keep fewer tokens than it could."""
+        text, a_tile, spec = self._model.config.text_config, self._processor.image_seq_length, self._compression
+        image_tokens = sum(pyramid.tile_count for pyramid in self.pyramids) * a_tile
+        read, looks = text.num_hidden_layers * self._length, 0
+        if spec is not None:
+            dropped = sum(spec.dropped(pyramid.level_tiles[0], a_tile) for pyramid in self.pyramids)
+            read += read_whole(spec) * self._length - text.num_hidden_layers * dropped
+            looks = round(image_tokens / self._model.config.downsample_ratio**2) if spec.selector == "visionzip" else 0
         channels = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        image_tokens = sum(pyramid.tile_count for pyramid in self.pyramids) * self._processor.image_seq_length
-        numbers = 2 * self._length * text.num_hidden_layers * text.num_key_value_heads * channels + image_tokens * text.hidden_size
-        return numbers * self._model.dtype.itemsize
+        numbers = 2 * read * text.num_key_value_heads * channels + image_tokens * text.hidden_size
+        return numbers * self._model.dtype.itemsize + looks * torch.float32.itemsize
 
-    def _encode(self, pictures: list[Image], spec: PyramidSpec) -> torch.Tensor:
-        """Image tokens of all pictures, [I, D]."""
+    def _encode(self, pictures: list[Image], spec: PyramidSpec) -> BaseModelOutputWithPooling:
+        """Image tokens of all pictures, `pooler_output` [I, D]; for a selector that goes by it, where the encoder looks [T, M]."""
         if not pictures:
-            return torch.empty(0, self._model.config.text_config.hidden_size)
+            return BaseModelOutputWithPooling(pooler_output=torch.empty(0, self._model.config.text_config.hidden_size))
         tiles = self._processor.image_processor(images=pictures, pyramid=spec, return_tensors="pt")["pixel_values"]
-        return self._model.get_image_features(pixel_values=tiles.to(self._model.device)).pooler_output.flatten(0, 1)
+        looks = self._compression is not None and self._compression.selector == "visionzip"
+        output = self._model.get_image_features(pixel_values=tiles.to(self._model.device), class_attention=looks)
+        attentions = output.attentions if looks else None
+        return BaseModelOutputWithPooling(pooler_output=output.pooler_output.flatten(0, 1), attentions=attentions)
+
+    def _read(self, ids: list[int]) -> Prefix:
+        """What the language model makes of the first tokens of all prompts."""
+        inputs, compressed = self._inputs([ids], 0), None
+        if self._compression is not None:
+            compressed = self._model.model.compress(inputs.pop("compression"), **inputs)
+            inputs = {"compression": compressed, "past_key_values": inputs["past_key_values"]}
+        read = self._model(**inputs, use_cache=True, logits_to_keep=1)
+        return Prefix.of(ids, read.past_key_values, compressed)
 
     def _call(self, questions: list[str], history=None, max_new_tokens: int | None = None, **generation: Any) -> Call:
         """Everything that `generate` needs."""
@@ -145,20 +164,23 @@ class OpenPicture:
         rows = [self._ids(question, history) for question in questions]
         call.plan([len(row) for row in rows], [self.pyramids] * len(rows), max_new_tokens)
         self._shelf.put(self)
-        inputs = self._inputs(rows, self._known(rows, call.settings["max_new_tokens"]))
-        if len(rows) == 1:
-            call.afterwards = lambda sequences: self._keep(sequences[0].tolist(), inputs["past_key_values"])
+        known = self._known(rows, call.settings["max_new_tokens"])
+        inputs = self._inputs(rows, known)
+        width = inputs["input_ids"].shape[1]
+        call.kept = self._kept.selections if known else ()
+        if len(rows) == 1 and known >= self._length:
+            call.afterwards = lambda sequences: self._keep(rows[0] + sequences[0, width:].tolist(), inputs)
         call.begin(inputs)
         return call
 
     def _known(self, rows: list[list[int]], new_tokens: int) -> int:
-        """How many tokens at the start of all rows needn't be read again; at least one of each row must be, to be answered."""
+        """How many tokens at the start of all rows needn't be read again."""
         lengths = {len(row) for row in rows}
-        if not turn_alike(self._text, self._length, *lengths):
+        if not self._kept.turns_alike(self._text, self._length, *lengths):
             return 0
         if len(lengths) > 1 and not sees_all(self._text, max(lengths) + new_tokens):
             return 0  # a layer's window would count the padding behind what is known, but not that before a whole row
-        return min(min(shared(self._kept.ids, row), len(row) - 1) for row in rows)
+        return min(self._kept.known(row) for row in rows)
 
     def _inputs(self, rows: list[list[int]], known: int) -> dict[str, Any]:
         """Rows whose first `known` tokens come from the cache; what follows is padded on its left to the same length.
@@ -166,23 +188,27 @@ class OpenPicture:
         Padding is masked and has no position, wherever it stands: `generate` counts positions along the mask.
         """
         width, device = max(map(len, rows)), self._model.device
-        gaps = [width - len(row) for row in rows]
+        gaps, front = [width - len(row) for row in rows], self._kept.kept_ids(known)
         pad = self._processor.tokenizer.pad_token_id
-        ids = [row[:known] + [pad] * gap + row[known:] for row, gap in zip(rows, gaps, strict=True)]
-        mask = [[1] * known + [0] * gap + [1] * (width - known - gap) for gap in gaps]
-        inputs: dict[str, Any] = {"past_key_values": self._kept.cache(known, len(rows))}
+        ids = [front + [pad] * gap + row[known:] for row, gap in zip(rows, gaps, strict=True)]
+        mask = [[1] * len(front) + [0] * gap + [1] * (width - known - gap) for gap in gaps]
+        inputs = self._kept.inputs(known, len(rows))
         inputs |= {name: torch.tensor(values, device=device) for name, values in {"input_ids": ids, "attention_mask": mask}.items()}
-        features = self._features[rows[0][:known].count(self._processor.image_token_id) :].repeat(len(rows), 1)
+        if self._compression is not None and not known:
+            level_tiles = torch.tensor([pyramid.level_tiles for pyramid in self.pyramids] * len(rows))
+            inputs |= {"compression": self._compression, "level_tiles": level_tiles, "level_order": self._order}
+        features = self._encoded.pooler_output[rows[0][:known].count(self._processor.image_token_id) :].repeat(len(rows), 1)
         if len(features):
-            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features[None])}
+            looks = tuple(seen.repeat(len(rows), 1) for seen in self._encoded.attentions or ())
+            encoded = BaseModelOutputWithPooling(pooler_output=features[None], attentions=looks or None)
+            inputs["mm_encoder_outputs"] = {"image": encoded}
         return inputs
 
-    def _keep(self, ids: list[int], cache: DynamicCache) -> None:
-        """Keep the latest prompt and answer in place of those before, if they go on from the pictures and there is room."""
-        length = cache.get_seq_length()  # without the last token, which was said but not read
-        latest = Prefix.of(ids[:length], cache)
-        goes_on = shared(latest.ids, self._kept.ids) >= self._length and turn_alike(self._text, self._length, length)
-        if not self.closed and goes_on and self._shelf.has_room(latest.nbytes - self._kept.nbytes):
+    def _keep(self, ids: list[int], inputs: dict[str, Any]) -> None:
+        """Keep the latest prompt and answer in place of those before, if there is room."""
+        latest = self._kept.grown(ids, inputs)
+        room = self._shelf.has_room(latest.nbytes - self._kept.nbytes)
+        if not self.closed and room and latest.turns_alike(self._text, self._length, len(latest.ids)):
             self._kept = latest
 
 

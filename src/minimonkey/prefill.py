@@ -27,6 +27,11 @@ ASKED_LAYER = 1
 """The language model's layer whose attention decides: the second, as in the paper."""
 
 
+def read_whole(spec: CompressionSpec) -> int:
+    """How many layers read all tokens, of which those after them get what is kept."""
+    return ASKED_LAYER + 1 if spec.selector in INSIDE and spec.positions == "original" else 0
+
+
 def compress(
     text: nn.Module,
     embeddings: torch.Tensor,

@@ -27,8 +27,8 @@ SURFACE = {
         *("-h", "-m"),
     ],
     "chat": [
-        *("--device", "--dtype", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid", "--quantize", "--system"),
-        *("-h", "-m", "PICTURE..."),
+        *("--compression", "--device", "--dtype", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
+        *("--quantize", "--system", "-h", "-m", "PICTURE..."),
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],

@@ -79,6 +79,24 @@ def test_a_model_folder_and_its_settings(run, tiny_model, tiny_processor, page, 
     assert result == (0, expected.text + "\n", "")
 
 
+def test_compression_asks_the_pictures(chat, vlm, page):
+    """As a fresh call whose queries are the picture's own, whatever was said before."""
+    first = vlm.ask(page, "<image>\nWhat?", compression={"selector": "mmr", "queries": "vision"}, max_new_tokens=6).text
+    assert first != vlm.ask(page, "<image>\nWhat?", max_new_tokens=6).text
+    assert chat("--compression", "mmr", page, lines=["What?"]) == (0, f"{first}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [("fastv", "compression='fastv' asks the question"), ("most:0.5", "no selector 'most'")],
+)
+def test_compression_that_chat_cannot_do(chat, page, monkeypatch, compression, message):
+    monkeypatch.setattr("minimonkey.inference.load", None)
+    result = chat("--compression", compression, page, lines=["What?"])
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert message in result.err
+
+
 def test_pictures_are_encoded_once(chat, vlm, page, other):
     answers = fresh(vlm, [page, other], "What?", "Why?", "Where?")
     encoded = []

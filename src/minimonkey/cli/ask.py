@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from minimonkey.compression import CompressionSpec, Selection
+    from minimonkey.compression import CompressionSpec
     from minimonkey.inference import Answer, VisionLanguageModel
 
+CompressionOption = Annotated[
+    str | None,
+    typer.Option("--compression", metavar="NAME[:SHARE]", help="Drop detail tokens, such as scm:0.5 (keep the half)."),
+]
 ONE_TILE = {"detail": (1, 1), "adaptive": None}
 """The pyramid of a video's frame, as published."""
 
@@ -53,10 +57,7 @@ def ask(
         Path | None,
         typer.Option("--draw", metavar="FILE", help="Write the first picture with the boxes of the answer, if it has any."),
     ] = None,
-    compression: Annotated[
-        str | None,
-        typer.Option("--compression", metavar="NAME[:SHARE]", help="Drop detail tokens, such as scm:0.5 (keep the half)."),
-    ] = None,
+    compression: CompressionOption = None,
     draw_kept: Annotated[
         Path | None,
         typer.Option("--draw-kept", metavar="FILE", help="Write the first picture with what --compression dropped in grey."),
@@ -105,9 +106,9 @@ def ask(
     disable_progress_bar()  # one bar for each weight file would stand before the answer
     vlm = load(model, device=device, dtype=dtype, quantize=quantize)
     load_seconds = time.perf_counter() - start
-    kept: list[Selection] = []
-    vlm.model.model.selection_hooks.append(kept.extend)
-    settings = {"system": system, "pyramid": changes or None, "compression": selection, "max_new_tokens": max_new_tokens}
+    settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
+    if selection is not None:
+        settings["compression"] = selection
     if as_json:
         answer = vlm.ask(pictures, question, **settings)
         print(json.dumps(as_dict(answer, load_seconds), ensure_ascii=False))
@@ -116,7 +117,7 @@ def ask(
     if draw is not None:
         draw_answer(draw, pictures[0], answer, vlm)
     if draw_kept is not None:
-        draw_selection(draw_kept, pictures[0], answer, kept, vlm)
+        draw_selection(draw_kept, pictures[0], answer, vlm)
     if not (as_json or quiet):
         if model is not None:
             print(f"{model}: {vlm.processor.image_processor.spec_for({'pyramid': changes or None}).describe()}", file=sys.stderr)
@@ -183,11 +184,11 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
     save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's
 
 
-def draw_selection(path: Path, picture: Image, answer: Answer, kept: list[Selection], vlm: VisionLanguageModel) -> None:
+def draw_selection(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel) -> None:
     """Write the picture with its dropped detail tokens in grey, or say that it has none."""
     from minimonkey.visualize import draw_kept
 
-    selected = next((selection.selected.tolist() for selection in kept if selection.picture == 0), None)
+    selected = next((selection.selected.tolist() for selection in answer.kept if selection.picture == 0), None)
     if selected is None:
         print(f"minimonkey: the first picture has no detail level to drop tokens of, {path} is not written", file=sys.stderr)
         return

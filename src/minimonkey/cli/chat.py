@@ -7,11 +7,11 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minimonkey.cli.ask import names_a_picture
+from minimonkey.cli.ask import CompressionOption, names_a_picture
 from minimonkey.cli.pictures import (
     DeviceOption,
     DtypeOption,
@@ -29,6 +29,7 @@ from minimonkey.errors import MiniMonkeyError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from minimonkey.compression import CompressionSpec
     from minimonkey.inference import OpenPicture, VisionLanguageModel
 
 HINT = "Ctrl-C stops an answer, Ctrl-D leaves, /help lists what else there is"
@@ -39,6 +40,7 @@ def chat(
     model: ModelOption = None,
     pyramid: PyramidOption = None,
     plain: PlainOption = False,
+    compression: CompressionOption = None,
     system: SystemOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     device: DeviceOption = None,
@@ -47,19 +49,22 @@ def chat(
 ) -> None:
     """Talk about pictures: ask one question after the other.
 
-    The pictures are read once, then each question costs its own words alone; earlier questions and answers are part of it. A line
-    is a question. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /undo takes the last question back, /clear takes back all,
-    /picture FILE goes on with another picture.
+    The pictures are read once, then each question costs its own words alone; earlier questions and answers are part of it. What
+    --compression keeps of the pictures is chosen before there is a question. A line is a question. Ctrl-C stops an answer, Ctrl-D
+    or /exit leaves, /undo takes the last question back, /clear takes back all, /picture FILE goes on with another picture.
 
     \b
     Examples:
       minimonkey chat examples/receipt.png
       minimonkey chat --model mx262/MiniMonkey --pyramid 12-24/3-5 page-1.png page-2.png
+      minimonkey chat --compression scm:0.5 examples/receipt.png
       printf 'What is the total?\\nIs that with tax?\\n' | minimonkey chat examples/receipt.png
     """
     if sys.stdin is None:
         raise UsageError("standard input is closed: questions come from there, a line each")
-    changes = pyramid_changes(pyramid, plain) or None
+    settings: dict[str, Any] = {"system": system, "pyramid": pyramid_changes(pyramid, plain) or None}
+    if compression is not None:
+        settings["compression"] = question_free(compression)
     pictures = read_pictures(sources)
 
     from transformers.utils.logging import disable_progress_bar
@@ -68,7 +73,7 @@ def chat(
 
     disable_progress_bar()
     vlm = load(model, device=device, dtype=dtype, quantize=quantize)
-    with Conversation(vlm, changes, system, max_new_tokens, terminal=sys.stdin.isatty()) as conversation:
+    with Conversation(vlm, settings, max_new_tokens, terminal=sys.stdin.isatty()) as conversation:
         conversation.show(sources, pictures)
         conversation.run()
 
@@ -83,16 +88,21 @@ def read_pictures(sources: list[str]) -> list[Image]:
     return [read_picture(source) for source in sources]
 
 
+def question_free(text: str) -> CompressionSpec:
+    """What `--compression` asks for, the pictures alone being asked. Raises UsageError for a selector that asks the question."""
+    from minimonkey.compression import CompressionSpec
+
+    return CompressionSpec.parse(text).before_questions()
+
+
 class Conversation:
     """Pictures, what was said about them so far, and the commands that change either."""
 
     opened: OpenPicture | None = None
 
-    def __init__(
-        self, vlm: VisionLanguageModel, pyramid: dict | None, system: str | None, max_new_tokens: int | None, *, terminal: bool
-    ) -> None:
-        """`terminal`: somebody sits there, who wants a prompt and can try again."""
-        self.vlm, self.pyramid, self.system, self.max_new_tokens, self.terminal = vlm, pyramid, system, max_new_tokens, terminal
+    def __init__(self, vlm: VisionLanguageModel, settings: dict[str, Any], max_new_tokens: int | None, *, terminal: bool) -> None:
+        """`settings` are those of `vlm.open`. `terminal`: somebody sits there, who wants a prompt and can try again."""
+        self.vlm, self.settings, self.max_new_tokens, self.terminal = vlm, settings, max_new_tokens, terminal
         self.history: list[tuple[str, str]] = []
         self.commands: dict[str, tuple[str, Callable[[list[str]], None]]] = {
             "/undo": ("take the last question back", self.undo),
@@ -111,7 +121,7 @@ class Conversation:
 
     def show(self, sources: list[str], pictures: list[Image]) -> None:
         """Have the model read pictures, in place of those before and what was said about them."""
-        opened = self.vlm.open(pictures, system=self.system, pyramid=self.pyramid)
+        opened = self.vlm.open(pictures, **self.settings)
         if self.opened is not None:
             self.opened.close()
         self.opened, self.history = opened, []
