@@ -515,6 +515,16 @@ def test_compression_of_another_order_and_system(made):
     assert all(fresh.pyramids[0].level_tiles)
     with vlm.open(WIDE, compression=SCM, **cut) as opened:
         same(opened.ask("What?", max_new_tokens=6), fresh)
+        penalised = vlm.ask(WIDE, "What?", compression=SCM, max_new_tokens=6, repetition_penalty=1.7, **cut)
+        assert penalised.token_ids != fresh.token_ids
+        same(opened.ask("What?", max_new_tokens=6, repetition_penalty=1.7), penalised)
+
+
+@pytest.mark.parametrize("spec", [SCM, SPECS["visionzip"]], ids=named)
+def test_compressed_pictures_by_eager_attention(made, spec):
+    vlm = made(num_hidden_layers=4)
+    vlm.model.set_attn_implementation("eager")
+    compare(vlm, [WIDE], spec)
 
 
 def test_pictures_without_a_detail_level_are_not_compressed(made):

@@ -69,7 +69,7 @@ def test_signatures():
     assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
     assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]
     assert parameters(OpenPicture.stream) == ["self", "question", "settings"]
-    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids"]
+    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "kept"]
     assert parameters(minimonkey.Answer) == answer
 
 
