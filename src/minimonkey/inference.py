@@ -18,6 +18,7 @@ from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.compression import CompressionSpec
 from minimonkey.documents import load_picture
+from minimonkey.engine import use_openvino
 from minimonkey.errors import UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.opened import OpenPicture, Shelf
@@ -40,6 +41,7 @@ def load(
     compression: CompressionSpec | dict | None = None,
     quantize: Literal["int8", "int4"] | None = None,
     device_map: str | dict | None = None,
+    engine: Literal["openvino"] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     attn_implementation: str | None = None,
@@ -48,8 +50,9 @@ def load(
 
     `model`: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published; the embedded
     model if not given. `device` ("cuda", "cpu" ...) and `dtype` ("float32", "bfloat16", "float16"): the best there is if not given.
-    `pyramid` and `compression`: how pictures are cut and which image tokens are dropped, unless a call says otherwise; if not given
-    as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits. `device_map`
+    `pyramid` and `compression`: how pictures are cut and which image tokens are dropped, unless a call says otherwise; if not
+    given as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits. `engine`:
+    OpenVINO computes the encoder and reads prompts, faster on many CPUs, for as much memory again; torch if not given. `device_map`
     (accelerate) and `attn_implementation` are those of transformers.
 
     Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
@@ -57,6 +60,8 @@ def load(
     installed. Warns if the folder's pyramid isn't the one that the model was trained with.
     """
     compression = _spec(compression)
+    if engine not in (None, "openvino"):
+        raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
     where = Placement.choose(device, dtype, device_map, quantize)
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
@@ -72,6 +77,8 @@ def load(
     if device_map is None and quantize is None:
         network = network.to(where.device)
     vlm = VisionLanguageModel(network.eval(), processor, compression)
+    if engine is not None:
+        use_openvino(network)
     logger.info("%s: %r", folder.name, vlm)
     return vlm
 

@@ -9,6 +9,7 @@ SURFACE = {
             "--draw",
             "--draw-kept",
             "--dtype",
+            "--engine",
             "--frames",
             "--help",
             "--json",
@@ -23,11 +24,11 @@ SURFACE = {
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
     "bench": [
-        *("--device", "--dtype", "--help", "--json", "--model", "--no-pyramid", "--picture", "--pyramid", "--quantize"),
-        *("-h", "-m"),
+        *("--device", "--dtype", "--engine", "--help", "--json", "--model", "--no-pyramid", "--picture", "--pyramid"),
+        *("--quantize", "-h", "-m"),
     ],
     "chat": [
-        *("--compression", "--device", "--dtype", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
+        *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
         *("--quantize", "--system", "-h", "-m", "PICTURE..."),
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],

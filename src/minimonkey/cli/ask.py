@@ -15,6 +15,7 @@ import typer
 from minimonkey.cli.pictures import (
     DeviceOption,
     DtypeOption,
+    EngineOption,
     MaxNewTokensOption,
     ModelOption,
     PlainOption,
@@ -67,6 +68,7 @@ def ask(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    engine: EngineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: text, tokens, seconds, pyramids, boxes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line of tiles, tokens and seconds.")] = False,
 ) -> None:
@@ -104,7 +106,7 @@ def ask(
     from minimonkey.inference import load
 
     disable_progress_bar()  # one bar for each weight file would stand before the answer
-    vlm = load(model, device=device, dtype=dtype, quantize=quantize)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine)
     load_seconds = time.perf_counter() - start
     settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if selection is not None:

@@ -12,6 +12,7 @@ import typer
 from minimonkey.cli.pictures import (
     DeviceOption,
     DtypeOption,
+    EngineOption,
     ModelOption,
     PlainOption,
     PyramidOption,
@@ -37,6 +38,7 @@ def bench(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    engine: EngineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: the model, the machine, and every figure.")] = False,
 ) -> None:
     """Time a model on this machine.
@@ -61,7 +63,7 @@ def bench(
     from minimonkey.inference import load
 
     disable_progress_bar()
-    vlm = load(model, device=device, dtype=dtype, quantize=quantize, pyramid=changes or None)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine, pyramid=changes or None)
     load_s = time.perf_counter() - start
     with tqdm(total=len(STAGES), desc="bench", unit="part", leave=False, disable=None) as bar:  # None: only in a terminal
         speed = measure(vlm, source or noise_page(), done=lambda stage: bar.update())

@@ -15,6 +15,7 @@ from minimonkey.cli.ask import CompressionOption, names_a_picture
 from minimonkey.cli.pictures import (
     DeviceOption,
     DtypeOption,
+    EngineOption,
     MaxNewTokensOption,
     ModelOption,
     PlainOption,
@@ -46,6 +47,7 @@ def chat(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    engine: EngineOption = None,
 ) -> None:
     """Talk about pictures: ask one question after the other.
 
@@ -72,7 +74,7 @@ def chat(
     from minimonkey.inference import load
 
     disable_progress_bar()
-    vlm = load(model, device=device, dtype=dtype, quantize=quantize)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine)
     with Conversation(vlm, settings, max_new_tokens, terminal=sys.stdin.isatty()) as conversation:
         conversation.show(sources, pictures)
         conversation.run()

@@ -36,6 +36,9 @@ DtypeOption = Annotated[
 QuantizeOption = Annotated[
     str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory.")
 ]
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="openvino: it computes the encoder and reads prompts, on a CPU.")
+]
 
 
 def pyramid_changes(pyramid: str | None, plain: bool) -> dict:
