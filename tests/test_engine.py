@@ -98,7 +98,9 @@ def test_without_openvino(tiny_model, monkeypatch):
 
 
 def test_numbers_that_it_does_not_compute_in(tiny_model):
-    with pytest.raises(UsageError, match=r"^engine='openvino' computes float32 .* this model has torch\.float16 on cpu: leave engine out$"):
+    with pytest.raises(
+        UsageError, match=r"^engine='openvino' computes float32 .* this model has torch\.float16 on cpu: leave engine out$"
+    ):
         use_openvino(tiny_model("qwen2").to(torch.float16))
 
 
