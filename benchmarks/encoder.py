@@ -1,6 +1,6 @@
 """How fast is the vision encoder, against transformers' own and OpenVINO?
 
-    python benchmarks/encoder.py [--tiles 4] [--rounds 5] [--layers 24] [--figures docs/performance.json]
+    python benchmarks/encoder.py [--tiles 4] [--engine openvino] [--rounds 5] [--layers 24] [--figures docs/performance.json]
 
 InternViT-300M's shape with random weights, tiles of 448 px, in bfloat16 and then in float32. Ours is the model's
 `get_image_features`. The rivals are the same method of transformers' own class, whose encoder is InternVLVisionModel with sdpa, on
@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from internvl2_1b import random_model, stock
+from minimonkey.engine import compiled, use_openvino
+from minimonkey.errors import MissingExtraError
 from minimonkey.evaluation.speed import medians
 from report import Bar, circumstances, conclude, options
 
@@ -68,26 +69,21 @@ class Encoder(nn.Module):
         return self.tower(pixel_values=pixel_values).last_hidden_state
 
 
-def in_openvino(tower: nn.Module, tiles: torch.Tensor, dtype: str, threads: int) -> Callable[[], object] | None:
-    """A call of OpenVINO's version of a tower in float32, computing in `dtype`; None where OpenVINO isn't installed."""
+def in_openvino(tower: nn.Module, tiles: torch.Tensor, dtype: str) -> Callable[[], object] | None:
+    """A call of OpenVINO's version of transformers' tower in float32, computing in `dtype`; None where OpenVINO isn't installed."""
     try:
-        import openvino
-    except ImportError:
+        run = compiled(Encoder(tower), (tiles[:1].float(),), [[-1, 3, 448, 448]], getattr(torch, dtype))
+    except MissingExtraError:
         return None
-    pixels = np.ascontiguousarray(tiles.float().numpy())
-    with torch.no_grad():
-        network = openvino.convert_model(Encoder(tower), example_input=torch.from_numpy(pixels))
-    hints = {"INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[dtype], "INFERENCE_NUM_THREADS": threads}
-    hints |= {"PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.compile_model(network, "CPU", hints)
-    print(f"  rival: OpenVINO {openvino.__version__}, {hints}")
-    return lambda: compiled([pixels])
+    return lambda: run(tiles)
 
 
 def compare(dtype: str, given: argparse.Namespace) -> list[Bar]:
     """Time everything in one number format."""
     ours = random_model(getattr(torch, dtype), given.device, vision_layers=given.layers, text_layers=1)
     rival = stock(ours)
+    if given.engine is not None:
+        use_openvino(ours)
     exact = rival if dtype == "float32" else copy.deepcopy(rival).float()
     tiles = torch.randn(given.tiles, 3, 448, 448, generator=torch.Generator().manual_seed(1)).to(ours.device, ours.dtype)
     truth = encode(exact, tiles.float())
@@ -97,7 +93,7 @@ def compare(dtype: str, given: argparse.Namespace) -> list[Bar]:
     parts = pieces(rival.model.vision_tower.encoder.layer[0], given.tiles, tiles)
     calls: dict[str, Callable[[], object]] = {"ours": lambda: encode(ours, tiles), "stock": lambda: encode(rival, tiles)}
     calls |= {name: call for name, (call, _) in parts.items()}
-    if given.device == "cpu" and (call := in_openvino(exact.model.vision_tower, tiles, dtype, given.threads)):
+    if given.device == "cpu" and (call := in_openvino(exact.model.vision_tower, tiles, dtype)):
         calls["OpenVINO"] = call
     taken = medians(calls, given.rounds)
     print_rates(taken, {name: flops for name, (_, flops) in parts.items()}, given)

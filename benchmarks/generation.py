@@ -103,7 +103,7 @@ class Rivals:
 def main() -> int:
     given = options(__doc__).parse_args()
     where = circumstances(given)
-    rivals = Rivals(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers))
+    rivals = Rivals(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine))
     print(
         f"{where}\nrival: transformers' own class and GotOcr2ImageProcessorPil({', '.join(f'{k}={v}' for k, v in RIVAL.items())})"
     )

@@ -108,7 +108,7 @@ def main() -> int:
         return 2
     found = begun(kept, where, pieces, given.again)
     print(where)
-    vlm = random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers)
+    vlm = random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine)
     vlm.ask(noise_page(ONE_TILE), "?", pyramid=pyramid_of(1), max_new_tokens=2)
     for name in pieces:
         measure, points = PIECES[name]

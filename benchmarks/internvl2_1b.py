@@ -14,6 +14,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.engine import use_openvino
 from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -82,9 +83,12 @@ def processor() -> MiniMonkeyProcessor:
     return MiniMonkeyProcessor(MiniMonkeyImageProcessor(pyramid=FORCED[13]), tokenizer(), image_seq_length=TILE_TOKENS)
 
 
-def random_vlm(dtype: torch.dtype, device: str = "cpu", *, layers: int = LAYERS) -> VisionLanguageModel:
+def random_vlm(dtype: torch.dtype, device: str = "cpu", *, layers: int = LAYERS, engine: str | None = None) -> VisionLanguageModel:
     """A whole model with so many layers in each part, which cuts every picture into 13 tiles unless told otherwise."""
-    return VisionLanguageModel(random_model(dtype, device, vision_layers=layers, text_layers=layers), processor())
+    model = random_model(dtype, device, vision_layers=layers, text_layers=layers)
+    if engine is not None:
+        use_openvino(model)
+    return VisionLanguageModel(model, processor())
 
 
 def pyramid_of(tiles: int) -> PyramidSpec:

@@ -63,7 +63,7 @@ def main() -> int:
     where = circumstances(given)
     print(f"{where}; sdpa, greedy, {given.tiles} tiles, {NEW_TOKENS} new tokens")
     print(f"{given.rounds} alternating rounds after one that warms up, medians")
-    ways = Ways(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers), given.tiles)
+    ways = Ways(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine), given.tiles)
     names = ("fresh", "open", "first", "second", "batch", "in_turn")
     taken = alternate({name: getattr(ways, name) for name in names}, given.rounds)
     for name in names:

@@ -46,6 +46,7 @@ def options(page: str, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--engine", choices=("openvino",), help="what computes ours where it can; torch if not given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=24, help="of each part; 24 is the real shape, to which the bars apply")
     parser.add_argument("--figures", type=Path, metavar="FILE", help=f"keep the figures; {FIGURES.relative_to(ROOT)} is the page's")
@@ -58,7 +59,7 @@ def circumstances(given: argparse.Namespace) -> str:
     torch.set_num_threads(given.threads)
     device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else f"{cpu()}, {given.threads} threads"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{device}; {versions}; {given.dtype}, {given.layers} layers"
+    return f"{device}; {versions}; {given.dtype}, {given.layers} layers, ours in {given.engine or 'torch'}"
 
 
 def cpu() -> str:
