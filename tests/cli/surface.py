@@ -33,7 +33,9 @@ SURFACE = {
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
-    "data synthetic": ["--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--seed", "-h"],
+    "data synthetic": [
+        *("--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--questions", "--seed", "-h"),
+    ],
     "doctor": ["--help", "-h"],
     "inspect": ["--help", "--model", "--no-pyramid", "--out", "--pyramid", "--tiles", "-h", "-m", "-o", "PICTURE"],
     "train": ["--help", "-h", "RECIPE", "[KEY=VALUE]..."],

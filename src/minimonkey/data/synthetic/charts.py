@@ -13,7 +13,7 @@ from minimonkey.data.synthetic.style import ACCENTS, mix
 FAMILIES = ("bars", "line", "pie", "bars in one colour", "level bars")
 """Kinds of charts; "level bars", from left to right, is held out."""
 LINES = (4, 12)
-PLAUSIBLE = ("x_axis", "y_axis", "author", "date", "total", "website", "page_number")
+PLAUSIBLE = ("x_axis", "y_axis", "author", "date", "website", "page_number")
 
 
 @dataclass(frozen=True)

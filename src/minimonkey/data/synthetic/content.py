@@ -87,7 +87,7 @@ class Author:
 
     def item(self) -> str:
         """A name of goods or work."""
-        if self._goods and self.dice.chance(0.55):
+        if self.dice.chance(min(0.55, 0.03 * len(self._goods))):
             name = self.dice.one(self._goods)
         else:
             name = " ".join(self.word() for _ in range(self.dice.between(1, 2)))

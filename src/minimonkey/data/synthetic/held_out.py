@@ -37,7 +37,7 @@ def held_out_lines(count: int = 300) -> Iterator[tuple[Image.Image, str]]:
 
 
 def held_out_documents(count: int = 600) -> Iterator[Document]:
-    """Documents of all kinds in turn, print of 9 to 40 pixels. tests/golden/held_out_documents.json holds the hash of the first 600.
+    """Documents of all kinds in turn, print of 9 to 40 pixels. tests/golden/held_out_documents.json holds the hash of 600.
 
     Raises:
         DataError: fonts or word lists are not installed.
@@ -57,7 +57,7 @@ def digest(lines: Iterable[tuple[Image.Image, str]]) -> str:
 
 
 def digests(documents: Iterable[Document]) -> Iterator[str]:
-    """After each document, the SHA-256 of all so far, in hexadecimal: pixels, lines with their boxes, questions with their answers."""
+    """After each document, the SHA-256 of all so far, in hexadecimal: pixels, lines and boxes, questions and answers."""
     total = hashlib.sha256()
     for document in documents:
         picture = document.picture

@@ -165,7 +165,8 @@ class Layout:
 
     def parts(self, *shares: float, gap: float = 1.0) -> list[Layout]:
         """Columns side by side, by their shares of the width; call `join` when they are filled."""
-        made, x = [], self.left
+        made: list[Layout] = []
+        x = self.left
         usable = self.width - gap * self.px * (len(shares) - 1)
         for share in shares:
             width = usable * share / sum(shares)
@@ -186,12 +187,12 @@ class Layout:
         box = (x, y, x + side, y + side)
         shape = dice.between(0, 4)
         if shape == 0:
-            self.sheet.draw(lambda draw: (draw.ellipse(box, accent), draw.ellipse((x, y, x + side / 2, y + side), pale)))
+            self.sheet.draw(lambda draw: draw.ellipse(box, accent))
+            self.sheet.draw(lambda draw: draw.ellipse((x, y, x + side / 2, y + side), pale))
         elif shape == 1:
             points = [(x + side / 2, y), (x + side, y + side), (x, y + side)]
-            self.sheet.draw(
-                lambda draw: (draw.polygon(points, accent), draw.rectangle((x, y + 0.7 * side, x + side, y + 0.8 * side), pale))
-            )
+            self.sheet.draw(lambda draw: draw.polygon(points, accent))
+            self.sheet.draw(lambda draw: draw.rectangle((x, y + 0.7 * side, x + side, y + 0.8 * side), pale))
         elif shape == 2:
             self.sheet.fill(box, accent, radius=side / 5)
             self.sheet.draw(lambda draw: draw.ellipse((x + side / 4, y + side / 4, x + 3 * side / 4, y + 3 * side / 4), pale))

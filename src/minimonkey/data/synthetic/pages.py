@@ -24,13 +24,15 @@ def text_page(page: Layout, lines: int) -> None:
             page.note("author", page.sheet.passage(page.text(author.person(), style.small)))
         page.space(0.6)
     rows = max(2 * columns, lines - len(page.sheet.rows))
-    justified, indented = dice.chance(0.4), dice.chance(0.3)
+    justified, indented, specials = dice.chance(0.4), dice.chance(0.3), dice.chance(0.2)
+    if specials:
+        page.facts.plausible = ()  # anything might be among them
     if columns == 1:
-        _blocks(page, rows, justified, indented, named=True)
+        _blocks(page, rows, justified, indented, specials, named=True)
     else:
         parts = page.parts(*[1] * columns, gap=dice.uniform(1.2, 2.5))
         for part in parts:
-            _blocks(part, rows // columns, justified, indented, named=False)
+            _blocks(part, rows // columns, justified, indented, specials, named=False)
         if dice.chance(0.3):
             for part in parts[1:]:
                 x = part.left - 0.7 * page.px
@@ -71,12 +73,14 @@ def _footer(page: Layout) -> None:
         page.note("page_number", page.sheet.passage(page.text(number, style.small, dice.one((0.5, 1.0)))))
 
 
-def _blocks(page: Layout, rows: int, justified: bool, indented: bool, named: bool) -> None:
-    """Paragraphs, with headings and lists as the family has them; `named`: they are counted and asked for by number."""
+def _blocks(page: Layout, rows: int, justified: bool, indented: bool, specials: bool, named: bool) -> None:
+    """Paragraphs, with headings and lists as the family has them.
+
+    `specials`: text is full of figures and signs; `named`: paragraphs are counted and asked for by number.
+    """
     dice, author, style = page.dice, page.author, page.style
     counts = 0
     first, last = 0, 0
-    specials = dice.chance(0.25)
     while rows > 0:
         if page.family in ("headed", "two columns") and rows > 3 and dice.chance(0.4):
             page.space(0.3)

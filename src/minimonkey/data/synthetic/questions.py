@@ -6,7 +6,6 @@ is the only one of its name, and what is said to be absent has neither a label n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,21 +13,22 @@ from typing import Literal
 from minimonkey.data.synthetic.content import Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Entry, Facts, Field, Passage
+from minimonkey.data.synthetic.reading import Reading, words_in
 from minimonkey.data.synthetic.sheet import Sheet
 from minimonkey.data.synthetic.typesetting import Box
 from minimonkey.data.synthetic.wordings import all_labels, naming, near, noun, word_question, wordings
 
 QuestionKind = Literal["line", "region", "everything", "field", "beside", "count", "yes_no", "where", "unanswerable"]
 WEIGHTS: dict[QuestionKind, float] = {
-    "field": 4,
+    "field": 6,
     "line": 2,
-    "where": 2,
+    "where": 1.8,
     "region": 1.6,
-    "unanswerable": 1.6,
-    "beside": 1.3,
+    "unanswerable": 1.4,
+    "beside": 2,
     "yes_no": 1,
     "count": 0.7,
-    "everything": 0.3,
+    "everything": 1,
 }
 """How often each kind is asked, where it can be."""
 SHORTEST, LONGEST, WHOLE = 6, 14, 400
@@ -56,8 +56,7 @@ class Asker:
         self, dice: Dice, author: Author, sheet: Sheet, facts: Facts, box: Callable[[Passage], Box], size: tuple[int, int]
     ) -> None:
         self.dice, self.author, self.sheet, self.facts, self.box, self.size = dice, author, sheet, facts, box, size
-        self.texts = [sheet.text(line) for line in range(len(sheet.rows))]
-        self.whole = "\n".join(self.texts).casefold()
+        self.page = Reading(dice, sheet)
         self._keys = [field.key for field in facts.fields]
         self._makers: dict[QuestionKind, Callable[[], Question | None]] = {
             "field": self.field,
@@ -93,30 +92,15 @@ class Asker:
                 break
         return self.dice.shuffled(list(asked.values()))
 
-    # -- what is printed -------------------------------------------------------------------------------------------
-
-    def text(self, passage: Passage) -> str:
-        return self.texts[passage.line][passage.start : passage.end]
-
-    def once(self, text: str) -> bool:
-        """Whether a text is long enough to be quoted and occurs once, not even within another word."""
-        return len(text) > 1 and self.whole.count(text.casefold()) == 1
-
-    def word_once(self, text: str) -> bool:
-        """Whether a text occurs once as words of its own."""
-        return len(text) > 1 and words_in(text.casefold(), self.whole) == 1
-
-    def _line(self, index: int) -> Passage:
-        return Passage(index, 0, len(self.texts[index]))
-
     def read(self, kind: QuestionKind, text: str, *passages: Passage) -> Question:
         """A question that is answered by what is printed at `passages`, one below the other or side by side."""
-        answer, sources = "", []
+        answer = ""
+        sources: list[Source] = []
         for index, passage in enumerate(passages):
             if index:
                 answer += " " if passage.line == passages[index - 1].line else "\n"
                 sources.append(None)
-            answer += self.text(passage)
+            answer += self.page.text(passage)
             sources += [(passage.line, character) for character in range(passage.start, passage.end)]
         return Question(text, answer, kind, tuple(sources))
 
@@ -133,7 +117,7 @@ class Asker:
         """A question for a field: by its name, or by the label beside it in the document's language."""
         named = self._keys.count(field.key) == 1
         language = self.facts.language
-        by_label = bool(field.label) and self.word_once(field.label)
+        by_label = bool(field.label) and self.page.word_once(field.label)
         if by_label and self.dice.chance(0.3 if named and language == "en" else 0.5 if named else 1):
             other = language != "en" and self.dice.chance(0.65)
             return self._word(f"labelled_{language}" if other else "labelled", label=field.label)
@@ -149,8 +133,8 @@ class Asker:
         if not facts.entries:
             return None
         entry = self.dice.one(facts.entries)
-        name = self.text(entry.name)
-        if not entry.cells or not self.once(name):
+        name = self.page.text(entry.name)
+        if not entry.cells or not self.page.once(name):
             return None
         column = self.dice.one(list(entry.cells))
         return self.read("field", self._ask_cell(entry, name, column), entry.cells[column])
@@ -162,57 +146,42 @@ class Asker:
 
     # -- lines and regions -----------------------------------------------------------------------------------------
 
-    def _beginning(self, index: int) -> str | None:
-        """The first words of a line, few, that occur nowhere else."""
-        words = self.texts[index].split(" ")
-        for count in range(self.dice.between(1, 2), min(5, len(words) + 1)):
-            text = " ".join(words[:count])
-            if self.once(text):
-                return text
-        return None
-
-    def _follows(self, index: int) -> bool:
-        """Whether the line `index + 1` stands right below the line `index`, for every reader."""
-        columns = self.sheet.columns
-        return index + 1 < len(columns) and columns[index] == columns[index + 1] >= 0
-
-    def _plain(self) -> int:
-        """How many lines there are before the first one that has a neighbour beside it."""
-        columns = self.sheet.columns
-        return next((index for index, column in enumerate(columns) if column), len(columns))
-
     def line(self) -> Question | None:
-        dice, count = self.dice, len(self.texts)
+        dice, count = self.dice, len(self.page.texts)
         intent = dice.weighted({"begins": 4, "holds": 2, "after": 2, "before": 1.5, "nth": 2, "last": 0.7})
         index = dice.between(0, count - 1)
         if intent == "last":
             index = count - 1
-            return self.read("line", self._word("line_last"), self._line(index)) if self._plain() == count else None
+            return self.read("line", self._word("line_last"), self.page.line(index)) if self.page.plain() == count else None
         if intent == "nth":
-            index = dice.between(0, min(9, self._plain() - 1))
-            if self._plain() == 0:
+            index = dice.between(0, min(9, self.page.plain() - 1))
+            if self.page.plain() == 0:
                 return None
-            return self.read("line", self._word("line_nth", n=str(index + 1), nth=ordinal(index + 1)), self._line(index))
+            return self.read("line", self._word("line_nth", n=str(index + 1), nth=ordinal(index + 1)), self.page.line(index))
         if self.sheet.columns[index] < 0:
             return None
         if intent in ("after", "before"):
             first = index if intent == "after" else index - 1
-            if first < 0 or not self._follows(first):
+            if first < 0 or not self.page.follows(first):
                 return None
             known, asked = (first, first + 1) if intent == "after" else (first + 1, first)
-            quote = self.texts[known] if len(self.texts[known]) < 30 and self.once(self.texts[known]) else self._beginning(known)
-            return self.read("line", self._word(f"line_{intent}", x=quote), self._line(asked)) if quote else None
+            quote = (
+                self.page.texts[known]
+                if len(self.page.texts[known]) < 30 and self.page.once(self.page.texts[known])
+                else self.page.beginning(known)
+            )
+            return self.read("line", self._word(f"line_{intent}", x=quote), self.page.line(asked)) if quote else None
         if intent == "begins":
-            quote = self._beginning(index)
+            quote = self.page.beginning(index)
         else:
-            quote = dice.one(self.texts[index].split(" "))
-            quote = quote if self.once(quote) and len(quote) > 3 else None
-        if not quote or quote == self.texts[index]:
+            quote = dice.one(self.page.texts[index].split(" "))
+            quote = quote if self.page.once(quote) and len(quote) > 3 else None
+        if not quote or quote == self.page.texts[index]:
             return None
-        return self.read("line", self._word(f"line_{intent}", x=quote), self._line(index))
+        return self.read("line", self._word(f"line_{intent}", x=quote), self.page.line(index))
 
     def region(self) -> Question | None:
-        dice, count = self.dice, len(self.texts)
+        dice, count = self.dice, len(self.page.texts)
         named = [region for region in self.facts.regions if region.last - region.first < 6]
         if named and dice.chance(0.45):
             region = dice.one(named)
@@ -223,27 +192,27 @@ class Asker:
         intent = dice.weighted({"lines": 1.5, "first": 1, "last": 1, "from": 3})
         if intent == "from":
             first = dice.between(0, count - size)
-            begin, end = self._beginning(first), self._beginning(first + size - 1)
+            begin, end = self.page.beginning(first), self.page.beginning(first + size - 1)
             if not begin or not end:
                 return None
             return self._region(first, first + size - 1, "region_from", n=str(size), x=begin, y=end)
-        if (self._plain() < count) if intent == "last" else (self._plain() < size):
+        if (self.page.plain() < count) if intent == "last" else (self.page.plain() < size):
             return None
         if intent == "last":
             return self._region(count - size, count - 1, "region_last", n=str(size))
-        first = 0 if intent == "first" else dice.between(0, min(8, self._plain() - size))
+        first = 0 if intent == "first" else dice.between(0, min(8, self.page.plain() - size))
         return self._region(first, first + size - 1, f"region_{intent}", n=str(size), a=str(first + 1), b=str(first + size))
 
     def _region(self, first: int, last: int, intent: str, **parts: str) -> Question | None:
         """The lines from `first` to `last`, if each stands below the one before."""
-        if not all(self._follows(index) for index in range(first, last)):
+        if not all(self.page.follows(index) for index in range(first, last)):
             return None
-        return self.read("region", self._word(intent, **parts), *map(self._line, range(first, last + 1)))
+        return self.read("region", self._word(intent, **parts), *map(self.page.line, range(first, last + 1)))
 
     def everything(self) -> Question | None:
-        if min(self.sheet.columns) < 0 or len(self.whole) > WHOLE:
+        if min(self.sheet.columns) < 0 or len(self.page.whole) > WHOLE:
             return None
-        return self.read("everything", self._word("everything"), *map(self._line, range(len(self.texts))))
+        return self.read("everything", self._word("everything"), *map(self.page.line, range(len(self.page.texts))))
 
     # -- places ----------------------------------------------------------------------------------------------------
 
@@ -258,32 +227,22 @@ class Asker:
             loose = near(field.key).isdisjoint(set(self._keys) - {field.key})
             text = naming(dice, field.key, "where_field", loose)
         else:
-            passage = self._any_passage()
-            quote = self.text(passage)
-            if not self.once(quote) or len(quote) > 60:
+            passage = self.page.any_passage()
+            quote = self.page.text(passage)
+            if not self.page.once(quote) or len(quote) > 60:
                 return None
             text = self._word("where", x=quote)
         width, height = self.size
         left, top, right, bottom = self.box(passage)
         numbers = [left / width, top / height, right / width, bottom / height]
         place = ", ".join(str(min(1000, max(0, round(1000 * number)))) for number in numbers)
-        before, shown, after = "<ref>", self.text(passage), f"</ref><box>[[{place}]]</box>"
+        before, shown, after = "<ref>", self.page.text(passage), f"</ref><box>[[{place}]]</box>"
         sources = [(passage.line, character) for character in range(passage.start, passage.end)]
         return Question(text, before + shown + after, "where", (*[None] * len(before), *sources, *[None] * len(after)))
 
-    def _any_passage(self) -> Passage:
-        """A run, or words of a line."""
-        line = self.dice.between(0, len(self.texts) - 1)
-        if self.dice.chance(0.5):
-            return self.sheet.passage(line, self.dice.between(0, len(self.sheet.rows[line]) - 1))
-        words = [match.span() for match in re.finditer(r"\S+", self.texts[line])]
-        first = self.dice.between(0, len(words) - 1)
-        last = min(len(words) - 1, first + self.dice.between(0, 2))
-        return Passage(line, words[first][0], words[last][1])
-
     def beside(self) -> Question | None:
         dice, sheet = self.dice, self.sheet
-        line = dice.between(0, len(self.texts) - 1)
+        line = dice.between(0, len(self.page.texts) - 1)
         if dice.chance(0.45) and sheet.columns[line] >= 0:
             run = dice.between(0, len(sheet.rows[line]) - 2)
             if len(sheet.rows[line]) < 2:
@@ -291,33 +250,19 @@ class Asker:
             left, right = sheet.passage(line, run), sheet.passage(line, run + 1)
             intent, known, asked = ("right_of", left, right) if dice.chance(0.7) else ("left_of", right, left)
         else:
-            pair = dice.one(self.facts.stacked) if self.facts.stacked and dice.chance(0.6) else self._stacked(line)
+            pair = dice.one(self.facts.stacked) if self.facts.stacked and dice.chance(0.6) else self.page.stacked(line)
             if pair is None:
                 return None
             intent, known, asked = ("below", *pair) if dice.chance(0.65) else ("above", pair[1], pair[0])
-        quote = self.text(known)
-        return self.read("beside", self._word(intent, x=quote), asked) if self.once(quote) and len(quote) < 60 else None
-
-    def _stacked(self, line: int) -> tuple[Passage, Passage] | None:
-        """A run of a line and the only one of the next line that stands right below it, and below no other."""
-        if not self._follows(line):
-            return None
-        rows = self.sheet.rows
-        upper = self.dice.between(0, len(rows[line]) - 1)
-        under = [index for index, run in enumerate(rows[line + 1]) if _overlap(rows[line][upper].ink, run.ink) > 0]
-        if len(under) != 1:
-            return None
-        over = [run for run in rows[line] if _overlap(run.ink, rows[line + 1][under[0]].ink) > 0]
-        one, other = rows[line][upper], rows[line + 1][under[0]]
-        near_by = other.ink[1] - one.ink[3] < 1.5 * one.face.px and _overlap(one.ink, other.ink) > 0.5
-        return (self.sheet.passage(line, upper), self.sheet.passage(line + 1, under[0])) if len(over) == 1 and near_by else None
+        quote = self.page.text(known)
+        return self.read("beside", self._word(intent, x=quote), asked) if self.page.once(quote) and len(quote) < 60 else None
 
     # -- counts, yes and no, nothing -------------------------------------------------------------------------------
 
     def count(self) -> Question | None:
         counts = dict(self.facts.counts)
-        if len(self.texts) <= 12 and not any(self.sheet.columns):
-            counts["lines"] = len(self.texts)
+        if len(self.page.texts) <= 12 and not any(self.sheet.columns):
+            counts["lines"] = len(self.page.texts)
         if not counts:
             return None
         key = self.dice.one(list(counts))
@@ -330,42 +275,41 @@ class Asker:
         way, yes = dice.weighted(ways), dice.chance(0.5)
         text = None
         if way == "mentions":
-            quote = self._printed_word() if yes else self._absent_word()
+            quote = self.page.printed_word() if yes else self._absent_word()
             text = self._word("mentions", x=quote) if quote else None
         elif way == "has_field":
             key = (dice.one(self._keys) if self._keys else None) if yes else self._absent_field()
             text = naming(dice, key, "has_field") if key and (not yes or key in facts.plausible) else None
         elif way == "has_item":
-            item = self.text(dice.one(facts.entries).name) if yes and facts.entries else self._absent_item()
+            item = self.page.text(dice.one(facts.entries).name) if yes and facts.entries else self._absent_item()
             intent = "has_item" if facts.absent_intent == "absent_item" else "has_entry"
-            text = self._word(intent, item=item) if item and (not yes or self.once(item)) else None
+            text = self._word(intent, item=item) if item and (not yes or self.page.once(item)) else None
         elif way == "more":
             one, other = dice.one(facts.entries), dice.one(facts.entries)
-            x, y = self.text(one.name), self.text(other.name)
+            x, y = self.page.text(one.name), self.page.text(other.name)
             yes = (one.figure or 0) > (other.figure or 0)
-            text = self._word(facts.comparison, x=x, y=y) if one.figure != other.figure and self.once(x) and self.once(y) else None
+            text = (
+                self._word(facts.comparison, x=x, y=y)
+                if one.figure != other.figure and self.page.once(x) and self.page.once(y)
+                else None
+            )
         else:
             passage, yes = dice.one(facts.ticks)
-            quote = self.text(passage)
-            text = self._word("ticked", x=quote) if self.word_once(quote) else None
+            quote = self.page.text(passage)
+            text = self._word("ticked", x=quote) if self.page.word_once(quote) else None
         return self.say("yes_no", text, "yes" if yes else "no") if text else None
-
-    def _printed_word(self) -> str | None:
-        words = [word.strip(".,;:!?()\"'“”") for word in self.dice.one(self.texts).split(" ")]
-        words = [word for word in words if len(word) > 3 and self.word_once(word)]
-        return self.dice.one(words) if words else None
 
     def _absent_word(self) -> str | None:
         """A word that isn't printed, not even within another one."""
         word = self.author.word()
-        return word if len(word) > 3 and word.casefold() not in self.whole else None
+        return word if len(word) > 3 and word.casefold() not in self.page.whole else None
 
     def _absent_item(self) -> str | None:
         """An item that could have been on the list; none of its words is on the page."""
         if not self.facts.absent_items:
             return None
         item = self.dice.one(self.facts.absent_items)
-        return None if any(word.casefold() in self.whole for word in item.split() if len(word) > 2) else item
+        return None if any(word.casefold() in self.page.whole for word in item.split() if len(word) > 2) else item
 
     def _absent_field(self) -> str | None:
         """A field that the document could have had; nothing like it is there, nor any of its labels."""
@@ -373,7 +317,7 @@ class Asker:
             return None
         key = self.dice.one(list(self.facts.plausible))
         there = not near(key).isdisjoint(self._keys) or any(
-            len(label) > 2 and words_in(label, self.whole) for label in all_labels(key)
+            len(label) > 2 and words_in(label, self.page.whole) for label in all_labels(key)
         )
         return None if there else key
 
@@ -397,20 +341,3 @@ def ordinal(number: int) -> str:
     """1 to 10 in words."""
     words: Sequence[str] = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
     return words[number - 1]
-
-
-def words_in(text: str, whole: str) -> int:
-    """How often a text occurs in another one as words of its own."""
-    count, start = 0, whole.find(text)
-    while start >= 0:
-        end = start + len(text)
-        before, after = whole[start - 1 : start], whole[end : end + 1]
-        count += not (before.isalnum() and text[0].isalnum()) and not (after.isalnum() and text[-1].isalnum())
-        start = whole.find(text, start + 1)
-    return count
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """How much of the narrower box's width is shared."""
-    shared = min(one[2], other[2]) - max(one[0], other[0])
-    return shared / max(1.0, min(one[2] - one[0], other[2] - other[0]))

@@ -200,8 +200,9 @@ def _columns(page: Layout, purchase: Purchase, signed: bool) -> list[float]:
         "price": [author.money(bought.price, signed) for bought in purchase.goods],
         "amount": [author.money(bought.amount, signed) for bought in purchase.goods],
     }
-    ends, x = [], page.right
-    cells = []
+    ends: list[float] = []
+    cells: list[Cell] = []
+    x = page.right
     for key in ("amount", "price", "quantity"):
         word = min(dice.some(listed[key][author.language], 2), key=len)
         ends.insert(0, x)

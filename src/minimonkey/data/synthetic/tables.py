@@ -12,6 +12,7 @@ from minimonkey.data.synthetic.style import mix
 FAMILIES = ("ruled", "banded", "striped", "plain", "gridded", "headless rows")
 """How rows are told apart; "headless rows", boxes about rows with a tinted first column, is held out."""
 LINES = (5, 30)
+PLAUSIBLE = ("author", "invoice_number", "customer_number", "iban", "page_number", "website", "signer")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def print_table(page: Layout, columns: list[Column], family: str, tall: float = 
 def table(page: Layout, lines: int) -> None:
     """A table of about `lines` lines, with a title, perhaps a note below it."""
     dice, author, style, facts, sheet = page.dice, page.author, page.style, page.facts, page.sheet
+    facts.plausible = PLAUSIBLE
     count = dice.between(2, 6)
     page.open(style.body.width("0") * dice.between(9, 16) * (count + 1), page.px * dice.uniform(0.8, 3))
     titled = lines > 4 and dice.chance(0.7)
