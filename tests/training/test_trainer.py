@@ -199,3 +199,16 @@ def test_a_published_model_can_be_asked(tmp_path):
     assert answer.pyramids[0].spec.fit == "pad"
     digest, name = (tmp_path / "out" / "checksum").read_text().split()
     assert len(digest) == 64 and name == "model.safetensors"
+
+
+def test_a_run_can_change_the_pyramid_that_it_publishes(tmp_path):
+    from minimonkey.checkpoints.folder import find_folder
+    from minimonkey.checkpoints.load import load_processor
+
+    train(recipe(tmp_path, steps=1), ["name=first"])
+    train(recipe(tmp_path, steps=1), ["name=second", "start=runs/first", "pyramid={detail: [1, 2]}", "publish=out"])
+    folder = find_folder(tmp_path / "out")
+    config = folder.config("native")
+    spec = load_processor(folder, config).image_processor.spec
+    assert (spec.detail, spec.fit, spec.tile_px) == ((1, 2), "pad", 28)
+    assert tuple(config.pyramid["detail"]) == (1, 2), "it was trained with it"

@@ -82,6 +82,8 @@ class TrainConfig:
     """Run folder or model folder whose weights this stage begins with."""
     model: dict[str, Any] = field(default_factory=dict)
     """`MiniMonkeyConfig` fields of a new model; needed where `start` is None."""
+    pyramid: dict[str, Any] = field(default_factory=dict)
+    """With `start`: changes to the pyramid that the model had, e.g. {detail: [4, 24]}; it is published with them."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
@@ -132,6 +134,7 @@ class TrainConfig:
         ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
+        PyramidSpec.from_dict(self.pyramid)
         if self.start is None and not self.model:
             raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")
 

@@ -82,6 +82,9 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         if isinstance(error, MiniMonkeyError):
             raise
         raise UsageError(f"no model can be made of the recipe's `model` ({type(error).__name__}: {str(error)[:200]})") from error
+    if config.pyramid:
+        processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": config.pyramid})
+        model.config.pyramid = dataclasses.asdict(processor.image_processor.spec)
     model.set_attn_implementation({"vision_config": config.vision_attention, "text_config": "sdpa", "": "sdpa"})
     losses = Losses(model, processor, config)
     if start is not None:
