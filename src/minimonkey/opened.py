@@ -147,8 +147,9 @@ class OpenPicture:
         """What the language model makes of the first tokens of all prompts."""
         inputs, compressed = self._inputs([ids], 0), None
         if self._compression is not None:
-            compressed = self._model.model.compress(inputs.pop("compression"), **inputs)
-            inputs = {"compression": compressed, "past_key_values": inputs["past_key_values"]}
+            cache, spec = inputs.pop("past_key_values"), inputs.pop("compression")
+            compressed = self._model.model.compress(spec, **inputs)
+            inputs = {"compression": compressed, "past_key_values": cache}
         read = self._model(**inputs, use_cache=True, logits_to_keep=1)
         return Prefix.of(ids, read.past_key_values, compressed)
 
