@@ -325,12 +325,10 @@ def test_visionzip_goes_by_the_encoders_class_token(qwen2):
         qwen2.model.compress(CompressionSpec("visionzip", 0.5), **ready)
 
 
-def test_hooks_hear_what_is_kept(qwen2):
-    inputs, heard = batch(*ROWS), []
-    qwen2.model.selection_hooks.append(heard.append)
-    qwen2.generate(**inputs, compression=CompressionSpec("uniform", 0.25), max_new_tokens=2, do_sample=False)
-    qwen2.model.selection_hooks.clear()
-    (selections,) = heard
+def test_generate_tells_what_is_kept(qwen2):
+    inputs, selections = batch(*ROWS), []
+    spec = CompressionSpec("uniform", 0.25)
+    qwen2.generate(**inputs, compression=spec, selections=selections, max_new_tokens=2, do_sample=False)
     assert [(one.picture, one.row, one.selected.tolist()) for one in selections] == [
         (0, 0, [2, 6, 10]),
         (1, 1, [2, 6]),

@@ -11,7 +11,7 @@ text or devices: tensors stay where the caller put them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers.models.internvl.modeling_internvl import InternVLModelOutputWi
 from transformers.utils import can_return_tuple
 
 from minimonkey.compressed import Compressed
-from minimonkey.compression import CompressionSpec, Selection, detail_levels
+from minimonkey.compression import CompressionSpec, detail_levels
 from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import UsageError
 from minimonkey.features import distinct_tiles, joined, repeated, with_class_attention
@@ -59,8 +59,6 @@ class MiniMonkeyModel(InternVLModel):
         register_key_names()
         super().__init__(config)
         make_stateless(self.language_model)
-        self.selection_hooks: list[Callable[[list[Selection]], None]] = []
-        """Each is called with what compression keeps of a batch's pictures, whenever it does."""
 
     @can_return_tuple
     def get_image_features(
@@ -163,10 +161,7 @@ class MiniMonkeyModel(InternVLModel):
         places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
         embeddings = embeddings.masked_scatter(places, features)
         looks = self._by_token(ready.attentions[0]) if by_class else None
-        compressed = compress(self.language_model, embeddings, mask, levels, spec, looks)
-        for hook in self.selection_hooks:
-            hook(compressed.selections)
-        return compressed
+        return compress(self.language_model, embeddings, mask, levels, spec, looks)
 
     def _followed(self, compressed: Compressed, input_ids: torch.Tensor, mask: torch.Tensor | None) -> Compressed:
         """With what stands behind the kept tokens in ids [B, K + Q], of which `mask` leaves padding out, read too."""

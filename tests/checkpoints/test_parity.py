@@ -200,14 +200,8 @@ def test_published_compression_through_ask(loaded, pictures, golden, picture, se
 def test_compression_knows_the_order_of_the_levels(loaded, pictures):
     """With the detail level last or first, `scm` prunes detail tokens alone."""
     vlm, _, _ = loaded[MONKEY]
-    seen = []
-    vlm.model.model.selection_hooks.append(seen.extend)
-    try:
-        for pyramid in ({}, DEMO):
-            vlm.ask(pictures["wide_receipt"], "Read.", pyramid=pyramid, compression={"selector": "scm"}, max_new_tokens=2)
-    finally:
-        vlm.model.model.selection_hooks.clear()
-    first, last = seen
+    settings = {"compression": {"selector": "scm"}, "max_new_tokens": 2}
+    ((first,), (last,)) = (vlm.ask(pictures["wide_receipt"], "Read.", pyramid=cut, **settings).kept for cut in ({}, DEMO))
     tokens = last.detail.stop - last.detail.start
     assert first.detail.stop - first.detail.start == tokens == 12 * 4
     assert last.detail.start - first.detail.start == 4 * 4, "the four adaptive tiles come before"
