@@ -8,7 +8,6 @@ import pytest
 
 from minimonkey.data.synthetic import document, questions, typefaces, words
 
-
 MAKE = document.make_document
 
 

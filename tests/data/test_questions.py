@@ -129,7 +129,7 @@ def names() -> dict[str, set[str]]:
     for key, field in wordings()["fields"].items():
         for text in field.get("ask", []):
             means[text].add(key)
-        for the in field["the"] + field.get("loose", []):
+        for the in {name for way, listed in field.items() if way != "ask" for name in listed}:
             for wording in wordings()["intents"]["field"]:
                 means[wording.format(**noun(the))].add(key)
     return means
@@ -193,7 +193,8 @@ def test_every_intent_has_many_wordings(intent: str) -> None:
 def test_wordings_hold_together() -> None:
     whole = wordings()
     for key, field in whole["fields"].items():
-        assert field["the"] and all(the.startswith("the ") for the in field["the"] + field.get("loose", [])), key
+        assert field["the"] and all(the.startswith("the ") for way, listed in field.items() if way != "ask" for the in listed), key
+        assert set(field) <= {"the", "loose", "ask", *document.KINDS}, key
         assert set(whole["labels"][key]) in (set(), {"en", "de", "fr", "es", "it", "nl", "pt"}), key
     assert all(key in whole["fields"] for group in whole["near"] for key in group)
     for sort in (document.receipts, document.invoices, document.forms, document.letters, document.pages, document.screens):

@@ -122,17 +122,17 @@ def make_document(
     px = size_px[0] + (most - size_px[0]) * share if uniform else size_px[0] * (most / size_px[0]) ** share
     angle = math.radians(dice.uniform(-3, 3)) if dice.chance(sort.turned) else 0.0
     for _ in range(TRIES):
-        page = _write(dice, sort, split, px, size_px, count, max_side_px, typefaces, words)
+        page = _write(dice, kind, split, px, size_px, count, max_side_px, typefaces, words)
         place, size = page.sheet.placed(angle)
         if max(size) <= max_side_px:
             break
         px, count = max(size_px[0], 0.88 * px), max(3, count - (px <= 1.1 * size_px[0]) * max(1, count // 8))
-    return _finish(dice, sort, kind, page, angle)
+    return _finish(dice, page, angle)
 
 
 def _write(
     dice: Dice,
-    sort: Sort,
+    kind: str,
     split: Split,
     px: float,
     size_px: tuple[float, float],
@@ -142,23 +142,24 @@ def _write(
     words: Vocabulary,
 ) -> Layout:
     """The rows and facts of a document."""
+    sort = SORTS[kind]
     families = sort.families if split == "held_out" else sort.families[:-1]
     language = dice.weighted(LANGUAGES)
     style = make_style(dice, typefaces, px, size_px, mono=sort.mono, dark=sort.dark, white=sort.white)
     author = Author(dice, words, language)
-    page = Layout(dice, author, style, Sheet(), Facts(language), dice.one(families), limit)
+    page = Layout(dice, author, style, Sheet(), Facts(kind, language), dice.one(families), limit)
     sort.write(page, count)
     if max(page.sheet.width, page.sheet.height) < SHORTEST_PX:
         page.sheet.height = float(SHORTEST_PX)  # blank paper below
     return page
 
 
-def _finish(dice: Dice, sort: Sort, kind: str, page: Layout, angle: float) -> Document:
+def _finish(dice: Dice, page: Layout, angle: float) -> Document:
     """Paint, lay, wear; then read the lines and ask."""
-    sheet, style = page.sheet, page.style
+    sheet, style, kind = page.sheet, page.style, page.facts.kind
     place, size = sheet.placed(angle)
     shade = dice.between(20, 230)
     desk = style.paper if dice.chance(0.5) else (shade, dice.between(shade // 2, shade), dice.between(shade // 3, shade))
-    picture = worn(dice, laid(sheet.paint(style.paper), place, size, desk), style.body.px, sort.clean)
+    picture = worn(dice, laid(sheet.paint(style.paper), place, size, desk), style.body.px, SORTS[kind].clean)
     asker = Asker(dice, page.author, sheet, page.facts, lambda passage: sheet.box(passage, place), size)
     return Document(picture, sheet.lines(place), kind, asker.ask())

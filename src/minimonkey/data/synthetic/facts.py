@@ -50,6 +50,7 @@ class Region:
 class Facts:
     """All of one document."""
 
+    kind: str
     language: str
     fields: list[Field] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)

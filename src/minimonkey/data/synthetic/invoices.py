@@ -13,7 +13,7 @@ from minimonkey.data.synthetic.wordings import phrase, wordings
 
 FAMILIES = ("numbers right", "numbers left", "numbers in a row", "title band", "buyer right")
 """Where the numbers and dates stand; "buyer right", with the numbers below the goods, is held out."""
-LINES = (14, 48)
+LINES = (16, 48)
 PLAUSIBLE = (
     *("due_date", "delivery_date", "order_number", "customer_number", "tax_id", "iban", "phone", "email", "website", "discount"),
     *("shipping", "tax", "subtotal", "ship_to", "reference", "tracking_number", "cashier", "page_number", "card", "birthday"),
@@ -47,7 +47,9 @@ def invoice(page: Layout, lines: int) -> None:
     page.space(dice.uniform(0.5, 1.5))
     tail = dice.between(1, 2) if few else dice.between(2, 4)
     printed = len(page.sheet.rows) + 1 + (numbers if family == "buyer right" else 0)
-    purchase = make_purchase(dice, page.author, max(1, lines - printed - 3 - tail), dice.uniform(3.2, 5.4), dice.uniform(0.2, 0.8))
+    purchase = make_purchase(
+        dice, page.author, max(dice.between(1, 3), lines - printed - 3 - tail), dice.uniform(3.2, 5.4), dice.uniform(0.2, 0.8)
+    )
     _goods(page, purchase)
     page.space(dice.uniform(0.3, 1))
     side = page.parts(1, dice.uniform(0.7, 1.2)) if dice.chance(0.8) else page.parts(dice.uniform(0.7, 1.2), 1)[::-1]

@@ -71,13 +71,15 @@ class Layout:
     def space(self, ems: float) -> None:
         self.y += ems * self.px
 
-    def label(self, key: str, language: str | None = None) -> str:
-        """What is printed for a field; the same name isn't used for two fields."""
+    def label(self, key: str, room: float = math.inf) -> str:
+        """What is printed for a field, within `room` if there is such a name; the same isn't used for two fields."""
         used = {field.label.casefold() for field in self.facts.fields}
-        choices = labels(key, language or self.author.language)
+        choices = labels(key, self.author.language)
         fresh = [choice for choice in choices if choice.casefold() not in used] or choices
+        fresh = [choice.upper() for choice in fresh] if self.capitals else fresh
         text = self.dice.one(fresh)
-        return text.upper() if self.capitals else text
+        width = self.style.strong.width
+        return text if width(text) <= room else min(fresh, key=width)
 
     def marked(self, label: str) -> str:
         return label if label.endswith((":", "#")) else label + self.mark
@@ -124,7 +126,7 @@ class Layout:
         # A label gives way to its value, not the other way round.
         beside = self.left + first.width(label) + gap
         x = beside if at == 0 else max(x, min(beside, self.left + 0.5 * self.width + gap))
-        x = min(x, max(self.right - second.width(value), self.left + 0.4 * self.width))
+        x = min(x, max(self.right - second.width(value), self.left + 0.25 * self.width))
         number = self.line(Cell(label, first, self.left, 0.0, x - gap - self.left), Cell(value, second, x, 0.0, self.right - x))
         if leader:
             self.leader(number, leader)
@@ -139,7 +141,7 @@ class Layout:
 
     def field(self, key: str, value: str, at: float | None = 0, pens: tuple[Pen, Pen] | None = None, leader: float = 0.0) -> int:
         """A pair that is noted as a field."""
-        label = self.label(key)
+        label = self.label(key, self.width - (pens or (self.style.body,))[-1].width(value) - 1.8 * self.px)
         number = self.pair(self.marked(label), value, at, pens, leader)
         self.note(key, self.sheet.passage(number, 1), label=self.strip(self.sheet.rows[number][0].text))
         return number

@@ -89,7 +89,7 @@ def print_totals(page: Layout, purchase: Purchase, signed: bool, band: bool, at:
             pens = (pen, pen)
         value = author.money(cents, signed or strong)
         rate = f" {purchase.rate}%" if key == "tax" and not dice.chance(0.3) else ""
-        label = page.label(key)
+        label = page.label(key, page.width - style.strong.width(value + rate) - 2 * page.px)
         number = page.pair(page.marked(label + rate), value, at, pens, 0.0 if strong else leader)
         page.note(key, page.sheet.passage(number, 1), label=page.strip(page.sheet.rows[number][0].text))
         if strong and band:

@@ -121,7 +121,11 @@ class Asker:
         if by_label and self.dice.chance(0.3 if named and language == "en" else 0.5 if named else 1):
             other = language != "en" and self.dice.chance(0.65)
             return self._word(f"labelled_{language}" if other else "labelled", label=field.label)
-        return naming(self.dice, field.key, loose=near(field.key).isdisjoint(set(self._keys) - {field.key})) if named else None
+        return (
+            naming(self.dice, self.facts.kind, field.key, loose=near(field.key).isdisjoint(set(self._keys) - {field.key}))
+            if named
+            else None
+        )
 
     def field(self) -> Question | None:
         facts = self.facts
@@ -225,7 +229,7 @@ class Asker:
             if len(field.value) > 1 or self._keys.count(field.key) > 1:
                 return None
             loose = near(field.key).isdisjoint(set(self._keys) - {field.key})
-            text = naming(dice, field.key, "where_field", loose)
+            text = naming(dice, facts.kind, field.key, "where_field", loose)
         else:
             passage = self.page.any_passage()
             quote = self.page.text(passage)
@@ -279,7 +283,7 @@ class Asker:
             text = self._word("mentions", x=quote) if quote else None
         elif way == "has_field":
             key = (dice.one(self._keys) if self._keys else None) if yes else self._absent_field()
-            text = naming(dice, key, "has_field") if key and (not yes or key in facts.plausible) else None
+            text = naming(dice, facts.kind, key, "has_field") if key and (not yes or key in facts.plausible) else None
         elif way == "has_item":
             item = self.page.text(dice.one(facts.entries).name) if yes and facts.entries else self._absent_item()
             intent = "has_item" if facts.absent_intent == "absent_item" else "has_entry"
@@ -325,7 +329,7 @@ class Asker:
         way = self.dice.weighted({"field": 3, "item": 1.5 if self.facts.absent_items else 0, "text": 1.2})
         if way == "field":
             key = self._absent_field()
-            text = naming(self.dice, key) if key else None
+            text = naming(self.dice, self.facts.kind, key) if key else None
         elif way == "item":
             item = self._absent_item()
             columns = [column for entry in self.facts.entries for column in entry.cells]

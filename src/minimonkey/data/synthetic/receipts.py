@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from minimonkey.data.synthetic.facts import Entry
 from minimonkey.data.synthetic.layout import Cell, Layout
@@ -16,6 +17,20 @@ PLAUSIBLE = (
     *("subtotal", "tax", "discount", "change", "cash", "card", "date", "time", "receipt_number", "phone", "email", "website"),
     *("tax_id", "cashier", "register", "table_number", "guests", "order_number", "customer_number", "due_date", "shipping"),
 )
+
+
+class Look(NamedTuple):
+    """How one receipt prints its goods."""
+
+    signed: bool
+    several: bool
+    """Whether more than one of something was bought."""
+    times: str
+    """The sign between quantity and price."""
+    leader: float
+    """The size of dots before the amount, 0 for none."""
+    ends: list[float]
+    """Where the name and the columns of figures end, in the family "columns"."""
 
 
 def receipt(page: Layout, lines: int) -> None:
@@ -165,18 +180,22 @@ def _two_fields(page: Layout, key: str, value: str, other: str, other_value: str
 
 def _goods(page: Layout, purchase: Purchase) -> None:
     dice, facts = page.dice, page.facts
-    upper, signed = dice.chance(0.3), dice.chance(0.2)
-    leader = max(1.0, page.px / 14) if dice.chance(0.12) else 0.0
-    at = _columns(page, purchase, signed) if page.family == "columns" else []
+    upper, signed, coded = dice.chance(0.3), dice.chance(0.2), dice.chance(0.12)
+    leader = max(1.0, page.px / 14) if dice.chance(0.12) and not coded else 0.0
+    page.right -= 1.6 * page.px * coded
+    ends = _columns(page, purchase, signed) if page.family == "columns" else []
     first = len(page.sheet.rows)
     several = any(bought.quantity > 1 for bought in purchase.goods)
+    look = Look(signed, several, dice.one("xxx@"), leader, ends)
     for index, bought in enumerate(purchase.goods):
         name = bought.name.upper() if upper else bought.name
         top = page.y
-        entry = _bought(page, bought, name, signed, several, leader, at)
+        code = dice.one("AAB1") if coded else ""
+        entry = _bought(page, bought, name, look, code)
         facts.entries.append(entry)
         if page.family == "footed" and index % 2:
             page.sheet.fill((page.left - 2, top, page.right + 2, page.y), page.style.tint)
+    page.right += 1.6 * page.px * coded
     page.region("items", first, len(page.sheet.rows) - 1)
     facts.counts["items"] = len(purchase.goods)
     facts.absent_items += purchase.absent
@@ -215,38 +234,33 @@ def _columns(page: Layout, purchase: Purchase, signed: bool) -> list[float]:
     return [x, *ends]
 
 
-def _bought(page: Layout, bought: Bought, name: str, signed: bool, several: bool, leader: float, at: list[float]) -> Entry:
-    """The row or rows of one sort of goods, in the family's way; `at`: the name's room, and where columns of figures end."""
+def _bought(page: Layout, bought: Bought, name: str, look: Look, code: str) -> Entry:
+    """The row or rows of one sort of goods, in the family's way; `code`: a letter for the tax after the amount, or nothing."""
     author, pen, sheet, left = page.author, page.style.body, page.sheet, page.left
-    amount, price = author.money(bought.amount, signed), author.money(bought.price, signed)
+    amount, price = author.money(bought.amount, look.signed), author.money(bought.price, look.signed)
     end = page.right - pen.width(amount) - 0.8 * pen.px
-    last = Cell(amount, pen, page.right, 1.0)
+    ending = [Cell(amount, pen, page.right, 1.0)] + [Cell(letter, pen, page.right + 0.6 * pen.px) for letter in code]
     figure = bought.amount / 100
-    if page.family == "two rows" and (several or page.dice.chance(0.3)):
+    if page.family == "two rows" and (look.several or page.dice.chance(0.3)):
         number = page.line(Cell(name, pen, left, 0.0, page.width))
-        below = page.line(Cell(str(bought.quantity), pen, left + 1.2 * pen.px), Cell(f"x {price}", pen, left + 3.2 * pen.px), last)
-        times = sheet.passage(below, 1)
-        unit = times._replace(start=times.start + 2)
-        return Entry(
-            sheet.passage(number), {"quantity": sheet.passage(below), "price": unit, "amount": sheet.passage(below, 2)}, figure
-        )
+        times = f"{look.times} {price}"
+        below = page.line(Cell(str(bought.quantity), pen, left + 1.2 * pen.px), Cell(times, pen, left + 3.2 * pen.px), *ending)
+        unit = sheet.passage(below, 1)
+        cells = {"quantity": sheet.passage(below), "price": unit._replace(start=unit.start + 2), "amount": sheet.passage(below, 2)}
+        return Entry(sheet.passage(number), cells, figure)
     if page.family == "columns":
-        room = max(at[0] - left, 2 * pen.px)
-        number = page.line(
-            Cell(name, pen, left, 0.0, room), Cell(str(bought.quantity), pen, at[1], 1.0), Cell(price, pen, at[2], 1.0), last
-        )
-        return Entry(
-            sheet.passage(number),
-            {"quantity": sheet.passage(number, 1), "price": sheet.passage(number, 2), "amount": sheet.passage(number, 3)},
-            figure,
-        )
+        room = max(look.ends[0] - left, 2 * pen.px)
+        figures = (Cell(str(bought.quantity), pen, look.ends[1], 1.0), Cell(price, pen, look.ends[2], 1.0))
+        number = page.line(Cell(name, pen, left, 0.0, room), *figures, *ending)
+        keys = ("quantity", "price", "amount")
+        return Entry(sheet.passage(number), {key: sheet.passage(number, index + 1) for index, key in enumerate(keys)}, figure)
     if page.family in ("quantities", "footed"):
         x = left + pen.width("000")
-        number = page.line(Cell(f"{bought.quantity}", pen, left), Cell(name, pen, x, 0.0, end - x), last)
-        return Entry(sheet.passage(number, 1), {"quantity": sheet.passage(number, 0), "amount": sheet.passage(number, 2)}, figure)
-    number = page.line(Cell(name, pen, left, 0.0, end - left), last)
-    if leader:
-        page.leader(number, leader)
+        number = page.line(Cell(f"{bought.quantity}", pen, left), Cell(name, pen, x, 0.0, end - x), *ending)
+        return Entry(sheet.passage(number, 1), {"quantity": sheet.passage(number), "amount": sheet.passage(number, 2)}, figure)
+    number = page.line(Cell(name, pen, left, 0.0, end - left), *ending)
+    if look.leader:
+        page.leader(number, look.leader)
     return Entry(sheet.passage(number), {"amount": sheet.passage(number, 1)}, figure)
 
 

@@ -46,7 +46,7 @@ def light(dice: Dice, size: tuple[int, int], folded: bool) -> Image.Image:
 
 
 def stained(dice: Dice, picture: Image.Image) -> Image.Image:
-    """Rings and blots, pale enough to read through."""
+    """Rings, blots and rubber stamps, pale enough to read through."""
     small = Image.new("RGB", (max(8, picture.width // 2), max(8, picture.height // 2)), "white")
     draw = ImageDraw.Draw(small)
     for _ in range(dice.between(1, 3)):
@@ -54,12 +54,29 @@ def stained(dice: Dice, picture: Image.Image) -> Image.Image:
         radius = dice.uniform(0.05, 0.25) * min(small.size)
         colour = (dice.between(205, 245), dice.between(195, 235), dice.between(170, 225))
         box = (x - radius, y - radius, x + radius, y + radius * dice.uniform(0.8, 1))
-        if dice.chance(0.5):
+        if dice.chance(0.3):
+            stamp(dice, draw, x, y, radius)
+        elif dice.chance(0.5):
             draw.ellipse(box, outline=colour, width=max(1, round(radius * 0.12)))
         else:
             draw.ellipse(box, fill=colour)
     softened = small.filter(ImageFilter.BoxBlur(2)).resize(picture.size, Image.Resampling.BILINEAR)
     return ImageChops.multiply(picture, softened)
+
+
+def stamp(dice: Dice, draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
+    """The print of a rubber stamp: rings or frames about bars that nobody can read."""
+    ink = dice.one(((235, 175, 180), (175, 190, 240), (180, 220, 190), (205, 185, 225)))
+    high, wide = radius * dice.uniform(0.4, 0.9), max(1, round(radius * 0.06))
+    for share in (1.0, 0.85):
+        box = (x - radius * share, y - high * share, x + radius * share, y + high * share)
+        if high > 0.65 * radius:
+            draw.ellipse(box, outline=ink, width=wide)
+        else:
+            draw.rectangle(box, outline=ink, width=wide)
+    for index in range(-1, 2):
+        half = radius * dice.uniform(0.2, 0.6)
+        draw.line((x - half, y + 0.35 * high * index, x + half, y + 0.35 * high * index), fill=ink, width=2 * wide)
 
 
 def noisy(dice: Dice, picture: Image.Image, sigma: float) -> Image.Image:

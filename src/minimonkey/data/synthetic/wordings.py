@@ -46,12 +46,13 @@ def word_question(dice: Dice, intent: str, **parts: str) -> str:
     return text.replace("..", ".") if text.endswith("..") and not text.endswith("...") else text
 
 
-def naming(dice: Dice, key: str, intent: str = "field", loose: bool = True) -> str:
-    """A question that names a field in English. `loose`: nothing else on the page could be meant by its vaguest names."""
+def naming(dice: Dice, kind: str, key: str, intent: str = "field", loose: bool = True) -> str:
+    """A question that names a field of a kind of document in English. `loose`: its vaguest names can mean nothing else there."""
     names = wordings()["fields"][key]
     if intent == "field" and dice.chance(0.4) and "ask" in names:
         return dice.one(names["ask"])
-    return word_question(dice, intent, **noun(dice.one(names["the"] + (names.get("loose", []) if loose else []))))
+    the = names["the"] + names.get(kind, []) + (names.get("loose", []) if loose else [])
+    return word_question(dice, intent, **noun(dice.one(the)))
 
 
 def noun(the: str) -> dict[str, str]:
