@@ -41,7 +41,7 @@ def loaded(golden):
 
 @pytest.fixture(scope="module")
 def pictures(golden):
-    return {name: Image.open(golden / "pixels" / f"{name}.png") for name in PICTURES}
+    return {name: Image.open(golden / "pixels" / f"{name}.png").convert("RGB") for name in PICTURES}
 
 
 def close(ours, theirs):
