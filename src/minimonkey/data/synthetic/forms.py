@@ -61,7 +61,6 @@ def form(page: Layout, lines: int) -> None:
     across = {"boxed": dice.between(2, 3), "labels below": dice.between(1, 3), "columns": 2}.get(page.family, 1)
     count = min(len(makers), max(2, round(dice.uniform(0.6, 0.9) * rows * across / each)))
     keys = dice.some(list(makers), count)
-    facts.counts["fields"] = len(keys)
     half = dice.between(2, len(keys)) if len(keys) > 6 and dice.chance(0.5) else len(keys)
     for part in (keys[:half], keys[half:]):
         if part and half < len(keys):

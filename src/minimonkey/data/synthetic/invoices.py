@@ -127,14 +127,11 @@ def _parties(page: Layout, few: bool) -> None:
 
 def _buyer(page: Layout, key: str, few: bool) -> None:
     dice, author, style = page.dice, page.author, page.style
-    label = page.label(key)
     if dice.chance(0.8):
-        above = page.text(page.marked(label), style.strong if dice.chance(0.5) else style.small)
-        label = page.strip(page.sheet.text(above))
-    else:
-        label = ""
+        page.text(page.marked(page.label(key)), style.strong if dice.chance(0.5) else style.small)
     first = page.text(author.person() if dice.chance(0.6) else author.company(), style.body)
-    page.note(key, page.sheet.passage(first), label=label)
+    # The label heads the whole block, so the name isn't asked for by it.
+    page.note(key, page.sheet.passage(first))
     if not few and dice.chance(0.2):
         page.text(author.person(), style.body)
     page.text(author.street(), style.body)

@@ -142,7 +142,6 @@ def _body(page: Layout, rows: int) -> None:
         page.space(air)
     if count > 1:
         page.region("paragraph_last", first, last)
-        page.facts.counts["paragraphs"] = count
 
 
 def _close(page: Layout, name: str) -> None:

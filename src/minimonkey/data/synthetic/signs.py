@@ -7,6 +7,7 @@ from collections.abc import Callable
 from minimonkey.data.synthetic.facts import Entry
 from minimonkey.data.synthetic.layout import Layout
 from minimonkey.data.synthetic.receipts import bar_code
+from minimonkey.data.synthetic.sheet import Pen
 from minimonkey.data.synthetic.wordings import phrase
 
 LABEL_FAMILIES = ("goods", "parcel", "price", "envelope", "tag")
@@ -67,6 +68,14 @@ def _makers(page: Layout) -> dict[str, Callable[[], str]]:
     }
 
 
+def _title(page: Layout, pen: Pen, align: float) -> None:
+    """What the label is on; where that names a measure, nothing is said of its weight."""
+    item = page.author.item()
+    page.note("title", page.sheet.passage(page.text(item, pen, align)))
+    if any(character.isdigit() for character in item):
+        page.facts.plausible = [key for key in LABEL_PLAUSIBLE if key != "weight"]
+
+
 def _goods(page: Layout, lines: int) -> None:
     """A brand, what it is, particulars, a bar code."""
     dice, author, style = page.dice, page.author, page.style
@@ -74,7 +83,7 @@ def _goods(page: Layout, lines: int) -> None:
     align = 0.5 if tag or dice.chance(0.4) else 0.0
     if dice.chance(0.4):
         page.logo_above(align)
-    page.note("title", page.sheet.passage(page.text(author.item(), style.head, align)))
+    _title(page, style.head, align)
     if lines > 4:
         first, last = page.paragraph(author.prose(dice.between(20, 90)), style.small, min(4, lines // 3), align)
         page.region("text", first, last)
@@ -95,9 +104,9 @@ def _block(page: Layout, key: str, large: bool) -> None:
     """A label and an address below it."""
     author, dice = page.author, page.dice
     pen = page.style.strong if large else page.style.small
-    above = page.text(page.marked(page.label(key)), page.style.small)
+    page.text(page.marked(page.label(key)), page.style.small)
     first = page.text(author.person() if dice.chance(0.6) else author.company(), pen)
-    page.note(key, page.sheet.passage(first), label=page.strip(page.sheet.text(above)))
+    page.note(key, page.sheet.passage(first))
     page.text(author.street(), pen)
     last = page.text(author.town_line(), pen)
     page.region(key, first, last)
@@ -122,7 +131,7 @@ def _parcel(page: Layout) -> None:
 
 def _price(page: Layout) -> None:
     author, dice, style = page.author, page.dice, page.style
-    page.note("title", page.sheet.passage(page.text(author.item(), style.strong)))
+    _title(page, style.strong, 0.0)
     if dice.chance(0.5):
         page.text(author.prose(24), style.small)
     band, top = dice.chance(0.5), page.y

@@ -12,7 +12,21 @@ from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.sheet import Colour, Pen
 from minimonkey.data.synthetic.typefaces import Typeface, face
 
-INSTEAD = {"€": "EUR", "£": "GBP", "¥": "JPY", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "ß": "ss"}
+INSTEAD = {
+    "€": "EUR",
+    "£": "GBP",
+    "¥": "JPY",
+    "–": "-",
+    "—": "-",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "…": "...",
+    "ß": "ss",
+    "@": "(at)",
+    "&": "+",
+}
 INSTEAD |= {"Æ": "AE", "æ": "ae", "Œ": "OE", "œ": "oe", "Ø": "O", "ø": "o", "•": "-", "·": "-", "×": "x", "«": '"', "»": '"'}
 """What is set for a character that a typeface lacks; accents fall off their letters, anything else is left out."""
 
