@@ -101,14 +101,7 @@ def make_document(
         UsageError: an unknown kind, or a wrong range.
         DataError: fonts or word lists are not installed.
     """
-    if kind is not None and kind not in SORTS:
-        raise UsageError(unknown("unknown kind of document", kind, KINDS))
-    if not 4 <= size_px[0] <= size_px[1]:
-        raise UsageError(f"size_px is {size_px}: expected (smallest, largest) with 4 <= smallest <= largest")
-    if lines is not None and not 1 <= lines[0] <= lines[1]:
-        raise UsageError(f"lines is {lines}: expected (fewest, most) with 1 <= fewest <= most")
-    if max_side_px < SHORTEST_PX:
-        raise UsageError(f"max_side_px is {max_side_px}: expected {SHORTEST_PX} or more")
+    _check(kind, size_px, lines, max_side_px)
     dice = Dice(np.random.default_rng([seed, zlib.crc32(f"document {kind} {split}".encode())]))
     kind = kind or dice.weighted({name: sort.weight for name, sort in SORTS.items()})
     typefaces = list(installed(split) if typefaces is None else typefaces)
@@ -128,6 +121,18 @@ def make_document(
             break
         px, count = max(size_px[0], 0.88 * px), max(3, count - (px <= 1.1 * size_px[0]) * max(1, count // 8))
     return _finish(dice, page, angle)
+
+
+def _check(kind: str | None, size_px: tuple[float, float], lines: tuple[int, int] | None, max_side_px: int) -> None:
+    """Raise UsageError for settings that no document can be made of."""
+    if kind is not None and kind not in SORTS:
+        raise UsageError(unknown("unknown kind of document", kind, KINDS))
+    if not 4 <= size_px[0] <= size_px[1]:
+        raise UsageError(f"size_px is {size_px}: expected (smallest, largest) with 4 <= smallest <= largest")
+    if lines is not None and not 1 <= lines[0] <= lines[1]:
+        raise UsageError(f"lines is {lines}: expected (fewest, most) with 1 <= fewest <= most")
+    if max_side_px < SHORTEST_PX:
+        raise UsageError(f"max_side_px is {max_side_px}: expected {SHORTEST_PX} or more")
 
 
 def _write(
