@@ -23,8 +23,8 @@ demo: $(VENV)/.base
 	@echo '$$ minimonkey inspect examples/receipt.png --out demo/pyramid.png'
 	@$(BIN)/minimonkey inspect examples/receipt.png --out demo/pyramid.png
 	@for picture in line page; do \
-		echo; echo "$$ minimonkey ask examples/$$picture.png \"$(QUESTION)\""; \
-		$(BIN)/minimonkey ask examples/$$picture.png "$(QUESTION)" || exit 1; done
+		echo; echo "$$ minimonkey ask examples/$$picture.png \"$(QUESTION)\" --max-new-tokens 80"; \
+		$(BIN)/minimonkey ask examples/$$picture.png "$(QUESTION)" --max-new-tokens 80 || exit 1; done
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest

@@ -72,14 +72,16 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
 
 
 def main() -> int:
-    given = options(__doc__, rounds=5).parse_args()
+    parser = options(__doc__, rounds=5)
+    parser.add_argument("--scm-alone", action="store_true", help="leave the other selectors out: they have no bars, and take long")
+    given = parser.parse_args()
     where = circumstances(given)
     model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
     print(f"{where}; sdpa, keep_ratio 0.5, {given.rounds} alternating rounds after one that warms up, medians")
     bars = []
     for level_tiles, bar in BARS.items():
         inputs = prompt(level_tiles, model)
-        rivals = {name: CompressionSpec(name) for name in SELECTORS}
+        rivals = {name: CompressionSpec(name) for name in (("scm",) if given.scm_alone else SELECTORS)}
         calls: dict[str, Callable[[], None]] = {"none": lambda inputs=inputs: ours(model, inputs, None)}
         calls |= {name: lambda inputs=inputs, spec=spec: ours(model, inputs, spec) for name, spec in rivals.items()}
         calls |= {

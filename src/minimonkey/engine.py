@@ -8,9 +8,12 @@ is asked of the modules (gradients, hidden states, a prompt with padding, tokens
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -142,6 +145,29 @@ class _Kept(list[torch.Tensor]):
         return keys, values
 
 
+class SignalStack(ctypes.Structure):
+    """Linux's `stack_t`."""
+
+    _fields_: ClassVar = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    @classmethod
+    def current(cls) -> SignalStack:
+        stack = cls()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+        return stack
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Compiling leaves this thread a stack for signals that OpenVINO frees later: the next Ctrl-C would crash the process."""
+    before = SignalStack.current() if sys.platform == "linux" else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
+
+
 def compiled(
     module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], dtype: torch.dtype
 ) -> Callable[..., list[torch.Tensor]]:
@@ -168,7 +194,8 @@ def compiled(
     graph = borders.build()
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
     settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    program = openvino.Core().compile_model(graph, "CPU", settings)
+    with _signal_stack_kept():
+        program = openvino.Core().compile_model(graph, "CPU", settings)
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         results = program([tensor.detach().float().contiguous().numpy() for tensor in tensors], share_inputs=True)

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from minimonkey.compressed import Compressed
 from minimonkey.compression import Selection
 from minimonkey.decoder import window
+from minimonkey.growing import GrowingCache
 from minimonkey.rotary import RowRotary
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -90,7 +91,7 @@ class Prefix:
         Layers with a window keep all tokens too. What they may look at is in the masks, and so the cache can be cut anywhere.
         """
         if not length:
-            return {"past_key_values": DynamicCache()}
+            return {"past_key_values": GrowingCache()}
         cache = _cache(self.layers, length - self.dropped, rows)
         if not self.places:
             return {"past_key_values": cache}
@@ -128,14 +129,17 @@ class Prefix:
 
 def _tensors(cache: DynamicCache, length: int) -> Layers:
     """The first `length` tokens of a cache that nobody else has; views would keep the rest too."""
-    layers = [(layer.keys, layer.values) for layer in cache.layers]
-    whole = cache.get_seq_length() == length
-    return layers if whole else [(keys[:, :, :length].clone(), values[:, :, :length].clone()) for keys, values in layers]
+    layers = [(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers]
+    return [(_alone(keys), _alone(values)) for keys, values in layers]
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _cache(layers: Layers, length: int, rows: int) -> DynamicCache:
     """A cache of copies that has read the first `length` tokens in each of so many rows."""
-    cache = DynamicCache()
+    cache = GrowingCache()
     for index, tensors in enumerate(layers):
         cache.update(*(tensor[:, :, :length].expand(rows, -1, -1, -1) for tensor in tensors), index)
     return cache

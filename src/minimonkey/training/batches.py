@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from minimonkey.data.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.data.synthetic.document import Document, make_document
 from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
 from minimonkey.data.synthetic.lines import make_sample
 from minimonkey.data.synthetic.questions import Question
-from minimonkey.errors import UsageError
+from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import Ingredient, TrainConfig
@@ -104,6 +105,9 @@ class Batches(torch.utils.data.Dataset):
         elif ingredient.kind in LINE_KINDS:
             sample = make_sample(seed, ingredient.kind, **settings)
         else:
+            if ingredient.kind not in ("document", *DOCUMENT_KINDS):
+                known = (*LINE_KINDS, "document", *DOCUMENT_KINDS)
+                raise UsageError(unknown("unknown kind of sample", ingredient.kind, known))
             kind = None if ingredient.kind == "document" else ingredient.kind
             sample = make_document(seed, kind, lines=ingredient.lines, **settings)
         labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))

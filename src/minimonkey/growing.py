@@ -1,0 +1,53 @@
+"""Keys and values that grow in place: a token that comes costs its own bytes, not a copy of all before it.
+
+transformers' DynamicLayer makes new tensors for every token. Behind thousands of image tokens, in several rows, that copying takes
+longer than much of what the language model computes.
+
+    shapes: B rows, K key heads, L tokens, C channels of a head
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 64
+"""Tokens that there is room for at least, whenever more is made."""
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values [B, K, L, C], which are views of tensors with room behind."""
+
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None
+    _shown: torch.Tensor | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
+        if key_states.requires_grad or value_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        # Beams, crops and compression put other tensors in place of the views.
+        if self._room is None or self.keys is not self._shown or end > self._room[0].shape[-2]:
+            most = end + max(ROOM, end // 16)
+            room = tuple(new.new_empty(*new.shape[:-2], most, new.shape[-1]) for new in (key_states, value_states))
+            if length:
+                room[0][..., :length, :], room[1][..., :length, :] = self.keys, self.values
+            self._room = room[0], room[1]
+        keys, values = self._room
+        keys[..., length:end, :], values[..., length:end, :] = key_states, value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        self._shown = self.keys
+        return self.keys, self.values
+
+
+class GrowingCache(DynamicCache):
+    """A DynamicCache of such layers. Layers with a window keep all tokens too: what they may look at is in the masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = GrowingLayer
