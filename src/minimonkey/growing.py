@@ -21,6 +21,8 @@ ROOM = 64
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values [B, K, L, C], which are views of tensors with room behind."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
     _room: tuple[torch.Tensor, torch.Tensor] | None = None
     _shown: torch.Tensor | None = None
 
