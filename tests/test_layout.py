@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "minimonkey"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CORE = ("grid", "pyramid", "image_processing", "tokenization", "processing", "configuration", "compression", "rotary", "decoder")
-CORE += ("selectors", "features", "compressed", "prefill", "backbone", "growing", "engine")
+CORE += ("selectors", "features", "compressed", "prefill", "backbone", "attention", "growing", "engine")
 CORE += ("loading", "modeling", "placement", "inference", "answer", "call", "prefix", "opened", "errors")
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
 from transformers.utils import can_return_tuple
 
+from minimonkey.attention import pack_heads
 from minimonkey.compressed import Compressed
 from minimonkey.compression import CompressionSpec, detail_levels
 from minimonkey.configuration import MiniMonkeyConfig
@@ -59,6 +60,7 @@ class MiniMonkeyModel(InternVLModel):
         register_key_names()
         super().__init__(config)
         make_stateless(self.language_model)
+        pack_heads(self.language_model)
 
     @can_return_tuple
     def get_image_features(

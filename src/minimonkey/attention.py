@@ -1,0 +1,59 @@
+"""Attention of few new tokens to many earlier ones, where several query heads share a key head (grouped-query attention), on a CPU.
+
+torch's own kernel goes through all keys once for each query head, or transformers copies each key as often as there are heads that
+share it. Here the heads of a group stand one behind the other as further queries: keys are read once, and copied never.
+
+    shapes: B rows, H query heads, K key heads, L queries, S keys, C channels of a head
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "sdpa_packed"
+"""Name of this way to compute attention, beside transformers' "sdpa" and "eager"."""
+MOST_QUERIES = 256
+"""Longer texts go transformers' way: their masks, which packing repeats, would be larger than the copies of keys that it saves."""
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """`sdpa_attention_forward` of transformers, faster where it can be, with the same results up to rounding.
+
+    `query` [B, H, L, C], `key` and `value` [B, K, S, C], a mask [B or 1, 1, L, S] or none; returns [B, L, H, C] and no weights.
+    """
+    rows, heads, length, channels = query.shape
+    group = heads // key.shape[1]
+    shared = attention_mask.shape[1] == 1 if attention_mask is not None else length == 1
+    plain = not kwargs.get("dropout") and kwargs.get("position_bias") is None and not torch.is_grad_enabled()
+    if group == 1 or not shared or not plain or length > MOST_QUERIES or query.device.type != "cpu" or torch.jit.is_tracing():
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, :, None].expand(-1, -1, group, -1, -1).flatten(2, 3)
+    packed = query.reshape(rows, -1, group * length, channels)
+    output = nn.functional.scaled_dot_product_attention(
+        packed, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
+    )
+    return output.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
+
+
+def pack_heads(text: nn.Module) -> None:
+    """Let a text model (LlamaModel, Phi3Model, Qwen2Model) that computes by "sdpa" compute by "sdpa_packed", in place."""
+    if text.config._attn_implementation == "sdpa" and text.config.num_key_value_heads != text.config.num_attention_heads:
+        text.config._attn_implementation = PACKED
