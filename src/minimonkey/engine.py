@@ -191,6 +191,7 @@ def _signal_stack_kept() -> Iterator[None]:
 
 @contextmanager
 def _explained(*failures: type[Exception]) -> Iterator[None]:
+    """These failures become a UsageError of one line."""
     try:
         yield
     except failures as error:
