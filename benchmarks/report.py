@@ -33,7 +33,7 @@ class Bar(NamedTuple):
 
     @property
     def figure(self) -> str:
-        return f"{self.value:.3g}{self.unit}"
+        return f"{self.value:.4g}{self.unit}"
 
     @property
     def bar(self) -> str:

@@ -16,22 +16,6 @@ from minimonkey.pyramid import Box, PyramidSpec, Size
 from minimonkey.visualize import BOX_COLOURS, draw_boxes, draw_kept
 
 
-@pytest.fixture
-def folder(tiny_model, tiny_processor, tmp_path):
-    """A model folder on disk: tiny, random, with the published budgets."""
-    path = tmp_path / "model"
-    tiny_model(pyramid=None).save_pretrained(path)
-    tiny_processor(detail=(1, 4), adaptive=None).save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "page.png"
-    Image.linear_gradient("L").resize((90, 60)).save(path)
-    return str(path)
-
-
 def with_stdin(monkeypatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
 

@@ -4,26 +4,9 @@ import json
 import re
 
 import pytest
-from PIL import Image
 
 from minimonkey.cli.bench import seconds, table
 from minimonkey.evaluation.speed import Speed
-
-
-@pytest.fixture
-def folder(tiny_model, tiny_processor, tmp_path):
-    path = tmp_path / "model"
-    tiny_model(pyramid=None).save_pretrained(path)
-    tiny_processor(detail=(1, 4), adaptive=None).save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "page.png"
-    Image.linear_gradient("L").resize((90, 60)).save(path)
-    return str(path)
-
 
 SPEED = Speed(
     tiles=13,

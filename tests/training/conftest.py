@@ -16,3 +16,22 @@ def pillow_text(monkeypatch):
     monkeypatch.setattr(
         batches, "make_document", lambda seed, kind, **settings: document.make_document(seed, kind, **settings | ours)
     )
+
+
+@pytest.fixture
+def recipe():
+    """Make a configuration of four steps: `recipe(looking_weight=1.0)` takes what differs."""
+    from minimonkey.training.config import Ingredient, TrainConfig
+
+    def make(**changes) -> TrainConfig:
+        mixture = (Ingredient("tile", zoom=(0.5, 1.0)), Ingredient("line", max_tiles=6))
+        settings = {"stage": "read", "mixture": mixture, "tiles_per_batch": 6, "characters_weight": 0.5}
+        return TrainConfig(name="x", steps=4, start="y", **(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def small(tiny_processor):
+    """A processor of plain tiling, six tiles at most."""
+    return tiny_processor(detail=(1, 6), adaptive=None, max_upscale=1.0, fit="pad")

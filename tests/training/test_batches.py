@@ -7,22 +7,11 @@ import torch
 from minimonkey.errors import UsageError
 from minimonkey.training import batches
 from minimonkey.training.batches import Batches
-from minimonkey.training.config import Ingredient, TrainConfig
+from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import IGNORE
 
 
-def recipe(**changes):
-    mixture = (Ingredient("tile", zoom=(0.5, 1.0)), Ingredient("line", max_tiles=6))
-    settings = {"stage": "read", "mixture": mixture, "tiles_per_batch": 6, "characters_weight": 0.5}
-    return TrainConfig(name="x", steps=4, start="y", **(settings | changes))
-
-
-@pytest.fixture
-def small(tiny_processor):
-    return tiny_processor(detail=(1, 6), adaptive=None, max_upscale=1.0, fit="pad")
-
-
-def test_a_batch_is_a_function_of_its_number(pillow_text, small):
+def test_a_batch_is_a_function_of_its_number(recipe, pillow_text, small):
     batches = Batches(recipe(), small, 7)
     first, again, second = batches[0], Batches(recipe(), small, 7)[0], batches[1]
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -30,7 +19,7 @@ def test_a_batch_is_a_function_of_its_number(pillow_text, small):
     assert len(first["tiles"]) >= 6 and first["tiles"].dtype == torch.uint8
 
 
-def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(pillow_text, small, monkeypatch):
+def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, pillow_text, small, monkeypatch):
     """In stage "characters" each sample draws its own size and kind; in stage "read" a batch has one."""
     chosen = []
     choose = Batches._choose
@@ -41,7 +30,7 @@ def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(pillow_text, sm
         assert len({ingredient.size_px for ingredient in chosen}) == (6 if stage == "characters" else 1)
 
 
-def test_answers_are_labelled_and_image_tokens_match_the_tiles(pillow_text, small):
+def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, pillow_text, small):
     batch = Batches(recipe(mixture=(Ingredient("line", max_tiles=6),)), small, 7)[3]
     assert (batch["input_ids"] == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
@@ -51,18 +40,18 @@ def test_answers_are_labelled_and_image_tokens_match_the_tiles(pillow_text, smal
         assert answer.endswith("<|im_end|>") and len(answer) > len("<|im_end|>")
 
 
-def test_max_tiles_keeps_larger_samples_out(pillow_text, small):
+def test_max_tiles_keeps_larger_samples_out(recipe, pillow_text, small):
     batches = Batches(recipe(mixture=(Ingredient("line", max_tiles=5),), tiles_per_batch=10), small, 7)
     assert all(10 <= len(batches[number]["tiles"]) < 10 + 5 for number in range(3))
 
 
-def test_a_mixture_that_max_tiles_empties_is_one_line(pillow_text, small):
+def test_a_mixture_that_max_tiles_empties_is_one_line(recipe, pillow_text, small):
     config = recipe(mixture=(Ingredient("region", size_px=(40, 40), max_tiles=1),))
     with pytest.raises(UsageError, match="max_tiles=1: no region in 100 is that small"):
         Batches(config, small, 7)[0]
 
 
-def test_a_batch_says_where_to_look(pillow_text, small):
+def test_a_batch_says_where_to_look(recipe, pillow_text, small):
     batch = Batches(recipe(looking_weight=1.0, mixture=(Ingredient("line", max_tiles=6),)), small, 7)[1]
     asked = (batch["looks"] >= 0).any(-1)
     for row in range(len(asked)):
@@ -74,7 +63,7 @@ def test_a_batch_says_where_to_look(pillow_text, small):
     assert "looks" not in Batches(recipe(stage="characters"), small, 7)[1]
 
 
-def test_mistakes_change_what_was_written_and_not_what_is_asked(pillow_text, small):
+def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, pillow_text, small):
     mixture = (Ingredient("tile", size_px=(9, 10)),)
     clean, wrong = (Batches(recipe(mixture=mixture, mistakes=share), small, 7)[3] for share in (0.0, 0.5))
     texts, slips = [], 0
@@ -89,7 +78,7 @@ def test_mistakes_change_what_was_written_and_not_what_is_asked(pillow_text, sma
     assert all(set(asked) <= set(text) for text, asked in zip(*texts, strict=True)) and texts[0] != texts[1]
 
 
-def test_questions_about_a_document_share_its_picture(pillow_text, small):
+def test_questions_about_a_document_share_its_picture(recipe, pillow_text, small):
     """What is asked for is printed where the row looks: the image tokens' own labels say so."""
     receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=4),)
     batch = Batches(recipe(mixture=receipts, tiles_per_batch=1, looking_weight=1.0), small, 7)[0]

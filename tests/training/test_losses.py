@@ -9,24 +9,13 @@ from minimonkey.data.synthetic import words
 from minimonkey.errors import UsageError
 from minimonkey.training import losses as module
 from minimonkey.training.batches import Batches
-from minimonkey.training.config import Ingredient, TrainConfig
+from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
 from minimonkey.training.losses import Losses, groups
 
 
-def recipe(**changes):
-    mixture = (Ingredient("tile", zoom=(0.5, 1.0)), Ingredient("line", max_tiles=6))
-    settings = {"stage": "read", "mixture": mixture, "tiles_per_batch": 6, "characters_weight": 0.5}
-    return TrainConfig(name="x", steps=4, start="y", **(settings | changes))
-
-
-@pytest.fixture
-def small(tiny_processor):
-    return tiny_processor(detail=(1, 6), adaptive=None, max_upscale=1.0, fit="pad")
-
-
 @pytest.mark.parametrize("stage", ["characters", "read"])
-def test_losses_reach_the_parameters_they_should(pillow_text, small, tiny_model, stage):
+def test_losses_reach_the_parameters_they_should(recipe, pillow_text, small, tiny_model, stage):
     torch.manual_seed(0)
     config = recipe(stage=stage)
     losses = Losses(tiny_model("qwen2", pyramid=None).train(), small, config)
@@ -42,7 +31,7 @@ def test_losses_reach_the_parameters_they_should(pillow_text, small, tiny_model,
     assert ("text_loss" in figures) == (stage == "read")
 
 
-def test_the_character_loss_is_of_slots_and_points_alike(small, tiny_model, monkeypatch):
+def test_the_character_loss_is_of_slots_and_points_alike(recipe, small, tiny_model, monkeypatch):
     losses = Losses(tiny_model("qwen2"), small, recipe(stage="characters"))
     batch = {"characters": torch.zeros(1, 1, SLOTS, dtype=torch.long), "points": torch.zeros(1, 1, POINTS, dtype=torch.long)}
     batch["characters"][0, 0, 0], batch["points"][0, 0, 1] = CLASS_OF["a"], CLASS_OF["b"]
@@ -59,7 +48,7 @@ def test_the_character_loss_is_of_slots_and_points_alike(small, tiny_model, monk
     assert losses._characters(torch.zeros(1, 1, 32), batch)[0] < 1e-6
 
 
-def test_alignment_asks_each_image_token_for_the_characters_it_shows(small, tiny_model, monkeypatch):
+def test_alignment_asks_each_image_token_for_the_characters_it_shows(recipe, small, tiny_model, monkeypatch):
     """One tile of 4 x 4 patches makes 2 x 2 tokens; the head is set so that token 0 says "a", all others nothing in particular."""
     monkeypatch.setattr(module, "ALPHABET", words.ASCII)
     losses = Losses(tiny_model("qwen2"), small, recipe(alignment_weight=1.0))
@@ -77,7 +66,7 @@ def test_alignment_asks_each_image_token_for_the_characters_it_shows(small, tiny
     assert losses._alignment(tokens, labels) > 10
 
 
-def test_looking_is_the_share_of_attention_on_the_next_character(small, tiny_model):
+def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
     """Queries and keys are set so that every position looks evenly at all that it may see."""
     losses = Losses(tiny_model("qwen2"), small, recipe(looking_weight=1.0))
     attention = losses.model.model.language_model.layers[losses._looking_layer].self_attn
@@ -95,7 +84,7 @@ def test_looking_is_the_share_of_attention_on_the_next_character(small, tiny_mod
 
 
 @pytest.mark.parametrize("text", ["qwen2", "llama"])
-def test_looking_is_the_attention_that_the_model_computes(small, tiny_model, text):
+def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_model, text):
     """Of the first two of four heads, which share the first of two key heads; held against transformers' own maps."""
     model = tiny_model(text)
     losses = Losses(model, small, recipe(looking_weight=1.0))
@@ -112,7 +101,7 @@ def test_looking_is_the_attention_that_the_model_computes(small, tiny_model, tex
     torch.testing.assert_close(ours, -shares.log(), rtol=1e-4, atol=1e-5)
 
 
-def test_alignment_needs_single_characters(small, tiny_model):
+def test_alignment_needs_single_characters(recipe, small, tiny_model):
     with pytest.raises(UsageError, match="alignment_weight needs a tokenizer with a token for each character"):
         Losses(tiny_model("qwen2"), small, recipe(alignment_weight=1.0))
 
@@ -123,7 +112,7 @@ def test_rows_are_grouped_where_least_is_padded():
     assert groups([7], [2]) == [(slice(0, None), slice(0, None), 7)]
 
 
-def test_groups_change_no_loss(pillow_text, small, tiny_model, monkeypatch):
+def test_groups_change_no_loss(recipe, pillow_text, small, tiny_model, monkeypatch):
     """The model sees each row as it does among all others, padded: with the mask that the groups do without."""
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, tiles_per_batch=12)
     model, batch = tiny_model("qwen2").eval(), Batches(config, small, 7)[3]
@@ -139,3 +128,54 @@ def test_groups_change_no_loss(pillow_text, small, tiny_model, monkeypatch):
     assert figures.keys() == one_figures.keys() and "looking_loss" in figures
     for name, figure in figures.items():
         torch.testing.assert_close(figure, one_figures[name], msg=name)
+
+
+def test_an_encoder_that_rests_learns_nothing(pillow_text, recipe, small, tiny_model):
+    config = recipe(mixture=(Ingredient("line", max_tiles=6, encoder_rests=True),), alignment_weight=0.0)
+    batch = Batches(config, small, 7)[0]
+    assert bool(batch["encoder_rests"])
+    losses = Losses(tiny_model("qwen2", pyramid=None).train(), small, config)
+    loss, figures = losses(batch)
+    loss.backward()
+    reached = {name.rpartition("layers")[0] or name for name, p in losses.model.named_parameters() if p.grad is not None}
+    assert reached == {
+        "model.language_model.",
+        "model.language_model.embed_tokens.weight",
+        "model.language_model.norm.weight",
+        "lm_head.weight",
+    }
+    assert losses.characters_head.linear.weight.grad is None and "characters_right" not in figures
+    awake, _ = losses(batch | {"encoder_rests": torch.tensor(False)})
+    assert awake > loss, "the character loss comes on top"
+
+
+def test_first_characters_count_more(recipe, small, tiny_model):
+    losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0))
+    labels = torch.tensor([[IGNORE, 4, 5, IGNORE, IGNORE, 6, 7], [3, IGNORE, IGNORE, 4, 4, 4, IGNORE]])
+    weights = losses._weights(labels)
+    assert weights.tolist() == [[0, 8, 1, 0, 0, 8, 1], [8, 0, 0, 8, 1, 1, 0]]
+    logits = torch.zeros(14, 10)
+    logits[1, 4] = 50.0  # the first character of the first answer is right, all others are any of ten
+    loss, figures = losses._text(logits, labels.flatten(), weights.flatten())
+    torch.testing.assert_close(loss, torch.tensor((36 - 8) / 36 * math.log(10)))
+
+
+def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):
+    """Of two characters of an answer, the first is looked for with a loss of 1, the second with 3."""
+    config = recipe(first_weight=8.0, looking_weight=1.0, characters_weight=0.0)
+    losses = Losses(tiny_model("qwen2"), small, config)
+    monkeypatch.setattr(losses, "_looking", lambda *_: torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+    looks = torch.full((1, 4, 3), -1)
+    looks[0, 1:3, 0] = 0
+    batch = {
+        "tiles": torch.zeros(0, 3, 28, 28, dtype=torch.uint8),
+        "input_ids": torch.tensor([[20, 21, 22, 23]]),
+        "labels": torch.tensor([[IGNORE, IGNORE, 22, 23]]),
+        "looks": looks,
+        "lengths": torch.tensor([4]),
+        "tile_counts": torch.tensor([0]),
+    }
+    encoded = losses.model.model.get_image_features(pixel_values=torch.zeros(1, 3, 28, 28))
+    monkeypatch.setattr(losses.model, "forward", lambda **_: type("Outputs", (), {"logits": torch.zeros(1, 4, 30)}))
+    _, figures = losses._read(batch, encoded)
+    torch.testing.assert_close(figures["looking_loss"], torch.tensor((8 * 1 + 3) / 9))

@@ -77,7 +77,8 @@ class Batches(torch.utils.data.Dataset):
                 ingredient = self._choose(rng)
             drawn.append(self._draw_small(ingredient, rng))
             tiles += len(drawn[-1].tiles)
-        return self._collate(drawn, rng)
+        rests = self.config.stage == "read" and ingredient.encoder_rests
+        return self._collate(drawn, rng) | {"encoder_rests": torch.tensor(rests)}
 
     def _choose(self, rng: np.random.Generator) -> Ingredient:
         """An ingredient of the mixture, with one size of print."""

@@ -38,6 +38,9 @@ class Ingredient:
     """For documents: the fewest and most printed lines, about; as the kind has them if not given."""
     max_questions: int = 8
     """For documents: how many questions are asked at most, one after the other; the picture is paid for once."""
+    encoder_rests: bool = False
+    """Stage "read": whether the vision encoder and the projector stay as they are while this is learnt. Two thirds of their work are
+    saved, and other ingredients teach them."""
     max_tiles: int | None = None
     """Samples that become more tiles than this are drawn again; None keeps all."""
 
@@ -98,6 +101,9 @@ class TrainConfig:
     looking_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
     character: the renderer knows which they are."""
+    first_weight: float = 1.0
+    """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look: to
+    find the place that a question asks for is that one character's task."""
     mistakes: float = 0.0
     """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
     average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""
@@ -131,6 +137,7 @@ class TrainConfig:
             "characters_weight",
             "alignment_weight",
             "looking_weight",
+            "first_weight",
         ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")

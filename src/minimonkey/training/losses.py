@@ -77,18 +77,19 @@ class Losses(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values = normalise(batch["tiles"], self.processor)
-        encoded = None
         loss = torch.zeros((), device=pixel_values.device)
         figures: dict[str, torch.Tensor] = {}
+        rests = bool(batch["encoder_rests"])
         if self.config.stage == "characters":
             encoded = self.model.model.vision_tower(pixel_values=pixel_values)
         else:
-            encoded = self.model.get_image_features(pixel_values=pixel_values)
-        if self.config.stage == "characters" or self.config.characters_weight > 0:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not rests):
+                encoded = self.model.get_image_features(pixel_values=pixel_values)
+        if not rests and (self.config.stage == "characters" or self.config.characters_weight > 0):
             patches = encoded.last_hidden_state[:, 1:]
             character_loss, figures = self._characters(patches, batch)
             loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
-        if self.config.stage == "read" and self.config.alignment_weight > 0:
+        if not rests and self.config.stage == "read" and self.config.alignment_weight > 0:
             loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
         if self.config.stage == "read":
             text_loss, text_figures = self._read(batch, encoded)
@@ -97,7 +98,7 @@ class Losses(nn.Module):
 
     def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The losses of the text, in groups of about equally long rows."""
-        logits, labels, looking = [], [], []
+        logits, labels, weights, looking, looking_weights = [], [], [], [], []
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
             with self._watched() as seen:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
@@ -107,11 +108,16 @@ class Losses(nn.Module):
                 )
             logits.append(outputs.logits[:, :-1].flatten(0, 1))
             labels.append(batch["labels"][rows, 1:length].flatten())
+            weight = self._weights(batch["labels"][rows, :length])
+            weights.append(weight[:, 1:].flatten())
             if self.config.looking_weight > 0:
-                looking.append(self._looking(*seen, batch["looks"][rows, :length]))
-        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels))
+                looks = batch["looks"][rows, :length]
+                looking.append(self._looking(*seen, looks))
+                looking_weights.append(weight.roll(-1, 1)[(looks >= 0).any(-1)])
+        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights))
         if looking:
-            mean = torch.cat(looking).mean()
+            weight = torch.cat(looking_weights)
+            mean = (torch.cat(looking).mean(-1) * weight).sum() / weight.sum()
             loss, figures = loss + self.config.looking_weight * mean, figures | {"looking_loss": mean.detach()}
         return loss, figures
 
@@ -175,8 +181,17 @@ class Losses(nn.Module):
         right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
         return scores.logsumexp(-1) - right
 
-    def _text(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE)
+    def _weights(self, labels: torch.Tensor) -> torch.Tensor:
+        """How much each token of rows [B, L] counts: the first one of an answer more than those behind it."""
+        asked = labels != IGNORE
+        first = asked & ~F.pad(asked, (1, 0))[:, :-1]
+        return torch.where(first, self.config.first_weight, 1.0) * asked
+
+    def _text(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+        loss = (losses * weights).sum() / weights.sum()
         asked = labels != IGNORE
         right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
         return loss, {"text_loss": loss.detach(), "next_right": right}

@@ -100,7 +100,8 @@ class Trainer:
             self.seconds = earlier + time.monotonic() - started
             bar.update()
             if self.step % self.config.log_every == 0:
-                means = {key: sum(figures.get(key, 0.0) for figures in window) / len(window) for key in window[-1]}
+                keys = {key: [figures[key] for figures in window if key in figures] for figures in window for key in figures}
+                means = {key: sum(values) / len(values) for key, values in keys.items()}
                 self._log(means | {"lr_factor": self.optimizer.factor(self.step - 1)})
                 bar.set_postfix({key: f"{value:.3f}" for key, value in means.items() if key != "tiles"})
                 window.clear()
