@@ -71,14 +71,14 @@ def run(module, monkeypatch):
 
 def test_real_print_is_frozen():
     assert REAL.stat().st_size < 1_500_000
-    assert hashlib.sha256(REAL.read_bytes()).hexdigest() == "SHA"
+    assert hashlib.sha256(REAL.read_bytes()).hexdigest() == "6215d74760d9610d4921779ca95166ab604caa26087cbd6b18458feebc66809b"
     with zipfile.ZipFile(REAL) as archive:
         rows = [json.loads(row) for row in archive.read("real.jsonl").decode().splitlines()]
         sources = [json.loads(row) for row in archive.read("sources.jsonl").decode().splitlines()]
         modes = {Image.open(io.BytesIO(archive.read(row["image"]))).mode for row in rows}
     assert modes == {"L"}
-    assert sum(row["kind"] == "line" for row in rows) == 200
-    assert sum(row["kind"] == "region" for row in rows) == 60
+    assert sum(row["kind"] == "line" for row in rows) == 199
+    assert sum(row["kind"] == "region" for row in rows) == 54
     assert {row["document"] for row in rows} == {source["document"] for source in sources}
     assert all(source["licence"] and source["holder"] and source["version"] for source in sources)
     assert {row["dpi"] for row in rows} == {75, 100, 150, 200}
@@ -92,7 +92,8 @@ def test_tesseract_is_asked_for_a_line_of_english_on_one_thread(module, program)
     kept = program("printf 'two  words\\n\\f'")
     assert module("reader").read_with_tesseract(Image.new("RGB", (31, 17)), 7) == "two words"
     assert (kept / "words").read_text() == "- - --psm 7 -l eng 1"
-    assert Image.open(kept / "input").size == (31, 17)
+    with Image.open(kept / "input") as seen:
+        assert (seen.format, seen.size) == ("PNG", (31, 17))
 
 
 def test_what_tesseract_complains_of_is_said(module, program):
@@ -107,7 +108,8 @@ def test_a_missing_tesseract_is_one_line_before_anything_is_read(run, monkeypatc
     assert run(name, [], [], "--tesseract") == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "--tesseract: no program 'tesseract' found; apt-get install tesseract-ocr, or leave the option out\n"
+    said = printed.err.splitlines()[-1]  # torch may say something as it is imported
+    assert said == "--tesseract: no program 'tesseract' found; apt-get install tesseract-ocr, or leave the option out"
 
 
 def test_lines_by_height_of_ink_for_both_readers(run, program, capsys):
@@ -135,7 +137,7 @@ def test_real_print_by_kind_height_language_and_document(run, program, capsys):
     region = {"kind": "region", "text": "eins\nzwei", "x_height_px": 7.0, "language": "en", "document": "two"}
     assert run("read_real", [row, region], ["ein", "eins\nzwei"], "--tesseract") == 0
     lines, regions = capsys.readouterr().out.split("\n1 region")
-    assert "| x 0-5 px high | 1 | 0.250 | 0.250-0.250 | 1.500" in lines
+    assert "| x 0-5 px high | 1 | 0.250 | 0.250-0.250 | 1.250" in lines
     assert "| one | 1 | 0.250" in lines
     assert "in English" not in lines
     assert "| x 6-8 px high | 1 | 0.000 | 0.000-0.000 | 0.000" in regions
@@ -168,10 +170,11 @@ def test_only_plain_text_is_taken(module, words, setting, taken):
 
 
 def page_of(*strokes: tuple[int, int, int, int]) -> np.ndarray:
-    """A grey page of 80 x 60 pixels with black (left, top, right, bottom), the last of each left out."""
+    """A grey page of 80 x 60 pixels with black outlines (left, top, right, bottom; the last of each is outside)."""
     page = np.full((60, 80), 230, np.uint8)
     for left, top, right, bottom in strokes:
         page[top:bottom, left:right] = 0
+        page[top + 1 : bottom - 1, left + 1 : right - 1] = 230
     return page
 
 
