@@ -40,8 +40,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each says with its exit code whether its bars hold; these four are what several of them share.
-BENCHMARKS := $(filter-out internvl2_1b page plot report,$(basename $(notdir $(wildcard benchmarks/*.py))))
+# Each says with its exit code whether its bars hold; these five are what several of them share.
+BENCHMARKS := $(filter-out internvl2_1b page plot reader report,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 bench: $(VENV)/.dev
 	@missed=; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; done; \

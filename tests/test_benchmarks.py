@@ -16,7 +16,7 @@ from minimonkey.evaluation.speed import noise_page
 from minimonkey.pyramid import Size
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"internvl2_1b", "report", "page", "plot"}
+SHARED = {"internvl2_1b", "report", "reader", "page", "plot"}
 NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
 
 

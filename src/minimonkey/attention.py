@@ -43,9 +43,7 @@ def packed_attention(
     if attention_mask is not None:
         attention_mask = attention_mask[:, :, None].expand(-1, -1, group, -1, -1).flatten(2, 3)
     packed = query.reshape(rows, -1, group * length, channels)
-    output = nn.functional.scaled_dot_product_attention(
-        packed, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
-    )
+    output = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling"))
     return output.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
 
 

@@ -12,6 +12,7 @@ from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
 from minimonkey.training.losses import Losses, groups
+from minimonkey.training.run import insert_layer
 
 
 @pytest.mark.parametrize("stage", ["characters", "read"])
@@ -77,7 +78,7 @@ def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, 
     seen = torch.randn(1, 8, 32), (torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
     looks = torch.full((1, 8, 3), -1)
     looks[0, 4], looks[0, 6] = torch.tensor([1, 3, -1]), torch.tensor([-1, 0, -1])
-    said = losses._looking(*seen, looks)
+    said = losses._looking({losses._looking_layer: seen}, losses._looking_layer, looks)
     assert said.shape == (2, 2), "two positions, two heads"
     torch.testing.assert_close(said[:, 0], torch.tensor([math.log(5 / 2), math.log(7)]))
     torch.testing.assert_close(said[:, 1], said[:, 0])
@@ -92,13 +93,43 @@ def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_mo
     looks = torch.full((2, 9, 3), -1)
     looks[0, 6], looks[1, 8] = torch.tensor([2, 5, -1]), torch.tensor([0, -1, -1])
     with torch.no_grad():
-        with losses._watched() as seen:
+        with losses._watched([losses._looking_layer]) as seen:
             model(input_ids=ids)
-        ours = losses._looking(*seen, looks)
+        ours = losses._looking(seen, losses._looking_layer, looks)
         model.set_attn_implementation("eager")
         maps = model(input_ids=ids, output_attentions=True).attentions[losses._looking_layer]
     shares = torch.stack((maps[0, :2, 6, [2, 5]].sum(-1), maps[1, :2, 8, 0]))
     torch.testing.assert_close(ours, -shares.log(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, small, tiny_model):
+    """What a position looked for is what the next one looks back at, in the layer before."""
+    model = tiny_model("qwen2", pyramid=None)
+    insert_layer(model, 1)
+    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
+    losses = Losses(model, small, config)
+    assert (losses._anchor_layer, losses._looking_layer) == (1, 2)
+    batch = Batches(config, small, 7)[0]
+    loss, figures = losses(batch)
+    parts = figures["text_loss"] + figures["looking_loss"] + 0.5 * figures["anchor_loss"]
+    torch.testing.assert_close(loss, parts)
+    model.set_attn_implementation("eager")
+    maps = model(
+        input_ids=batch["input_ids"], pixel_values=module.normalise(batch["tiles"], small), output_attentions=True
+    ).attentions[1]
+    shares = [
+        maps[row, :2, position + 1, [place for place in places.tolist() if place >= 0]].sum(-1)
+        for row, looks in enumerate(batch["looks"])
+        for position, places in enumerate(looks[:-1])
+        if (places >= 0).any()
+    ]
+    torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
+    with pytest.raises(UsageError, match="anchor_weight needs a language model of at least 3 layers, this one has 2; set it to 0"):
+        _ = Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))._anchor_layer
 
 
 def test_alignment_needs_single_characters(recipe, small, tiny_model):

@@ -212,3 +212,39 @@ def test_a_run_can_change_the_pyramid_that_it_publishes(tmp_path):
     spec = load_processor(folder, config).image_processor.spec
     assert (spec.detail, spec.fit, spec.tile_px) == ((1, 2), "pad", 28)
     assert tuple(config.pyramid["detail"]) == (1, 2), "it was trained with it"
+
+
+@pytest.mark.parametrize("text", ["qwen2", "phi3"])
+@torch.no_grad()
+def test_an_inserted_layer_changes_nothing_yet(tiny_model, text, tmp_path):
+    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+
+    model = tiny_model(text)
+    ids = torch.tensor([[20, 21, 22, 23]])
+    before = model(input_ids=ids).logits
+    run.insert_layer(model, 1)
+    assert torch.equal(model(input_ids=ids, use_cache=True).logits, before)
+    assert [layer.self_attn.layer_idx for layer in model.model.language_model.layers] == [0, 1, 2]
+    model.save_pretrained(tmp_path / "grown")
+    again = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "grown")
+    torch.testing.assert_close(again(input_ids=ids).logits, before)
+    for index in (0, 3):
+        with pytest.raises(UsageError, match=f"insert_layer={index}: expected a place between the 3 layers of the language model"):
+            run.insert_layer(model, index)
+
+
+def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
+    path = recipe(tmp_path, steps=2)
+    path.write_text(
+        path.read_text().replace(
+            "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key",
+            "hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, num_key",
+        )
+    )
+    first = train(path)
+    grown = ["name=grown", f"start={first.parent}", "insert_layer=1"]
+    train(path, [*grown, "steps=1"])
+    last = train(path, [*grown, "steps=2"])
+    assert json.loads((last / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
+    log = [json.loads(line) for line in (last.parent / "log.jsonl").read_text().splitlines()]
+    assert json.loads((last / "progress.json").read_text())["step"] == 2 and log[-1]["step"] == 2

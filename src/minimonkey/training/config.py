@@ -39,8 +39,8 @@ class Ingredient:
     max_questions: int = 8
     """For documents: how many questions are asked at most, one after the other; the picture is paid for once."""
     encoder_rests: bool = False
-    """Stage "read": whether the vision encoder and the projector stay as they are while this is learnt. Two thirds of their work are
-    saved, and other ingredients teach them."""
+    """Stage "read": whether the vision encoder and the projector stay as they are while this is learnt. Two thirds of their work
+    are saved, and other ingredients teach them."""
     max_tiles: int | None = None
     """Samples that become more tiles than this are drawn again; None keeps all."""
 
@@ -87,6 +87,8 @@ class TrainConfig:
     """`MiniMonkeyConfig` fields of a new model; needed where `start` is None."""
     pyramid: dict[str, Any] = field(default_factory=dict)
     """With `start`: changes to the pyramid that the model had, e.g. {detail: [4, 24]}; it is published with them."""
+    insert_layer: int | None = None
+    """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
@@ -101,9 +103,12 @@ class TrainConfig:
     looking_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
     character: the renderer knows which they are."""
+    anchor_weight: float = 0.0
+    """Stage "read": weight of a loss that has two heads of the layer before that attend to where the latest character was read, so
+    that a reader goes on from there and doesn't leap to a similar word."""
     first_weight: float = 1.0
-    """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look: to
-    find the place that a question asks for is that one character's task."""
+    """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
+    to find the place that a question asks for is that one character's task."""
     mistakes: float = 0.0
     """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
     average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""
@@ -137,6 +142,7 @@ class TrainConfig:
             "characters_weight",
             "alignment_weight",
             "looking_weight",
+            "anchor_weight",
             "first_weight",
         ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")

@@ -21,7 +21,7 @@ from minimonkey.training.config import TrainConfig
 from minimonkey.training.labels import IGNORE, POINTS, SLOTS
 
 LOOKING_HEADS = 2
-"""How many heads of the language model's middle layer are taught where to look."""
+"""How many heads of a layer of the language model are taught where to look."""
 
 
 class CharactersHead(nn.Module):
@@ -98,9 +98,9 @@ class Losses(nn.Module):
 
     def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The losses of the text, in groups of about equally long rows."""
-        logits, labels, weights, looking, looking_weights = [], [], [], [], []
+        logits, labels, weights, looking, looking_weights, anchors = [], [], [], [], [], []
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
-            with self._watched() as seen:
+            with self._watched(self._layers_that_look) as seen:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
                 outputs = self.model(
                     input_ids=batch["input_ids"][rows, :length],
@@ -110,15 +110,20 @@ class Losses(nn.Module):
             labels.append(batch["labels"][rows, 1:length].flatten())
             weight = self._weights(batch["labels"][rows, :length])
             weights.append(weight[:, 1:].flatten())
+            looks = batch["looks"][rows, :length]
             if self.config.looking_weight > 0:
-                looks = batch["looks"][rows, :length]
-                looking.append(self._looking(*seen, looks))
+                looking.append(self._looking(seen, self._looking_layer, looks))
                 looking_weights.append(weight.roll(-1, 1)[(looks >= 0).any(-1)])
+            if self.config.anchor_weight > 0:
+                anchors.append(self._looking(seen, self._anchor_layer, F.pad(looks, (0, 0, 1, -1), value=-1)))
         loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights))
         if looking:
             weight = torch.cat(looking_weights)
             mean = (torch.cat(looking).mean(-1) * weight).sum() / weight.sum()
             loss, figures = loss + self.config.looking_weight * mean, figures | {"looking_loss": mean.detach()}
+        if anchors:
+            mean = torch.cat(anchors).mean()
+            loss, figures = loss + self.config.anchor_weight * mean, figures | {"anchor_loss": mean.detach()}
         return loss, figures
 
     def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -147,30 +152,48 @@ class Losses(nn.Module):
 
     @property
     def _looking_layer(self) -> int:
-        return len(self.model.model.language_model.layers) // 2
+        """The layer that is taught to look at the next character: the middle one, or the first behind the middle."""
+        return (len(self.model.model.language_model.layers) + 1) // 2
+
+    @property
+    def _anchor_layer(self) -> int:
+        """The layer before it, which is taught to look at the latest character."""
+        layers = len(self.model.model.language_model.layers)
+        if layers < 3:
+            raise UsageError(f"anchor_weight needs a language model of at least 3 layers, this one has {layers}; set it to 0")
+        return self._looking_layer - 1
+
+    @property
+    def _layers_that_look(self) -> list[int]:
+        looking = [self._looking_layer] if self.config.looking_weight > 0 else []
+        return looking + ([self._anchor_layer] if self.config.anchor_weight > 0 else [])
 
     @contextmanager
-    def _watched(self) -> Iterator[list[Any]]:
-        """What goes into the layer that is taught to look: its hidden states [B, L, D], and the cosines and sines."""
-        seen: list[Any] = []
-        layer = self.model.model.language_model.layers[self._looking_layer]
-        handle = layer.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.extend((args[0], kwargs["position_embeddings"])), with_kwargs=True
-        )
+    def _watched(self, layers: list[int]) -> Iterator[dict[int, tuple[torch.Tensor, Rotation]]]:
+        """What goes into these layers of the language model: hidden states [B, L, D], and the cosines and sines."""
+        seen: dict[int, tuple[torch.Tensor, Rotation]] = {}
+
+        def keep(index: int) -> Any:
+            return lambda _, args, kwargs: seen.update({index: (args[0], kwargs["position_embeddings"])})
+
+        text = self.model.model.language_model
+        handles = [text.layers[index].register_forward_pre_hook(keep(index), with_kwargs=True) for index in layers]
         try:
             yield seen
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
-    def _looking(self, hidden: torch.Tensor, turned: Rotation, looks: torch.Tensor) -> torch.Tensor:
-        """How little of the first heads' attention is on the image tokens that hold the next character: -log of the share.
+    def _looking(self, seen: dict[int, tuple[torch.Tensor, Rotation]], layer: int, looks: torch.Tensor) -> torch.Tensor:
+        """How little of the attention of a layer's first heads is on the image tokens `looks` [B, L, 3]: -log of the share.
 
         For each position that has such tokens, in rows without padding on the left: float32 [positions, heads].
         """
         text = self.model.model.language_model
-        queries, keys = queries_and_keys(text, hidden, self._looking_layer, turned)
+        hidden, turned = seen[layer]
+        queries, keys = queries_and_keys(text, hidden, layer, turned)
         keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, :LOOKING_HEADS]
-        scaling = text.layers[self._looking_layer].self_attn.scaling
+        scaling = text.layers[layer].self_attn.scaling
         row, position = (looks >= 0).any(-1).nonzero(as_tuple=True)
         scores = (queries[:, :LOOKING_HEADS] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
         there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]

@@ -89,6 +89,8 @@ def _train(config: TrainConfig, folder: Path) -> Path:
     losses = Losses(model, processor, config)
     if start is not None:
         load_weights(losses, start)
+    if config.insert_layer is not None:
+        insert_layer(model, config.insert_layer)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
@@ -135,6 +137,22 @@ def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, 
         raise UsageError("the recipe's `model`: tiles of another size in `pyramid` (tile_px) than in `vision_config` (image_size)")
     model = MiniMonkeyForConditionalGeneration(model_config)
     return model, MiniMonkeyProcessor(image_processor, tokenizer, image_seq_length=model_config.image_seq_length)
+
+
+def insert_layer(model: MiniMonkeyForConditionalGeneration, index: int) -> None:
+    """Put a layer into the language model at `index` that adds nothing to the hidden states yet, in place."""
+    text = model.model.language_model
+    if not 0 < index < len(text.layers):
+        raise UsageError(f"insert_layer={index}: expected a place between the {len(text.layers)} layers of the language model")
+    layer = copy.deepcopy(text.layers[index])
+    for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+        torch.nn.init.zeros_(projection.weight)
+    text.layers.insert(index, layer)
+    for place, each in enumerate(text.layers):
+        each.self_attn.layer_idx = place
+    text.config.num_hidden_layers = len(text.layers)
+    if getattr(text.config, "layer_types", None):
+        text.config.layer_types = [*text.config.layer_types[: index + 1], *text.config.layer_types[index:]]
 
 
 def open_folder(folder: Path) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
