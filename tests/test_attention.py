@@ -66,6 +66,14 @@ def test_what_it_would_not_make_faster_stays(left_to_stock, heads, key_heads, le
     assert left_to_stock == [1]
 
 
+@pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"position_bias": torch.zeros(1, 6, 2, 11)}])
+@torch.no_grad()
+def test_what_else_it_may_be_asked_for_stays_too(left_to_stock, asked):
+    query, keys, values = sizes(1, 2)
+    packed_attention(module(3), query, keys, values, causal(2), **asked)
+    assert left_to_stock == [1]
+
+
 def test_training_stays_with_transformers(left_to_stock):
     query, keys, values = sizes(1, 2)
     packed_attention(module(3), query, keys, values, causal(2), dropout=0.0)

@@ -18,6 +18,8 @@ from transformers.masking_utils import sdpa_mask
 
 PACKED = "sdpa_packed"
 """Name of this way to compute attention, beside transformers' "sdpa" and "eager"."""
+NOT_PLAIN = ("softcap", "cache", "position_bias")
+"""What transformers' own function knows besides dropout, and packing doesn't."""
 MOST_QUERIES = 256
 """Longer texts go transformers' way: their masks, which packing repeats, would be larger than the copies of keys that it saves."""
 
@@ -37,7 +39,7 @@ def packed_attention(
     rows, heads, length, channels = query.shape
     group = heads // key.shape[1]
     shared = attention_mask.shape[1] == 1 if attention_mask is not None else length == 1
-    plain = not kwargs.get("dropout") and kwargs.get("position_bias") is None and not torch.is_grad_enabled()
+    plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in NOT_PLAIN) and not torch.is_grad_enabled()
     if group == 1 or not shared or not plain or length > MOST_QUERIES or query.device.type != "cpu" or torch.jit.is_tracing():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None:
