@@ -22,7 +22,7 @@ demo: $(VENV)/.base
 	@mkdir -p demo
 	@echo '$$ minimonkey inspect examples/receipt.png --out demo/pyramid.png'
 	@$(BIN)/minimonkey inspect examples/receipt.png --out demo/pyramid.png
-	@for picture in line page; do \
+	@for picture in line heading; do \
 		echo; echo "$$ minimonkey ask examples/$$picture.png \"$(QUESTION)\" --max-new-tokens 80"; \
 		$(BIN)/minimonkey ask examples/$$picture.png "$(QUESTION)" --max-new-tokens 80 || exit 1; done
 

@@ -58,6 +58,7 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     maps: list[torch.Tensor] = []
     hook = text.layers[1].self_attn.register_forward_hook(lambda module, args, output: maps.append(output[1]))
     turned = rotation(text, embeddings, torch.arange(ids.shape[1], device=ids.device)[None])
+    ours = text.config._attn_implementation
     text.set_attn_implementation(elsewhere)
     hidden = walk(text, embeddings, range(1), turned=turned)
     text.set_attn_implementation("eager")
@@ -68,7 +69,7 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     kept = torch.cat((embeddings[:, :start], embeddings[:, start + best], embeddings[:, stop + 1 :]), dim=1)
     text.set_attn_implementation(elsewhere)
     model(inputs_embeds=kept, use_cache=True, logits_to_keep=1)
-    text.set_attn_implementation("sdpa")
+    text.set_attn_implementation(ours)
 
 
 def main() -> int:
