@@ -28,7 +28,7 @@ from minimonkey.data.synthetic.document import Document
 from minimonkey.data.synthetic.held_out import held_out_documents
 from minimonkey.data.synthetic.questions import UNANSWERABLE, Question
 from minimonkey.evaluation.metrics import anls, cer_counts, confidence_interval
-from minimonkey.pyramid import Pyramid, PyramidSpec, Size
+from minimonkey.pyramid import Box, Pyramid, PyramidSpec, Size
 
 SMALLEST_PX = 5.0
 """x-height in the detail level below which print doesn't count for the bars."""
@@ -49,6 +49,8 @@ class Reading(NamedTuple):
     lines: int
     x_height_px: float
     size: Size
+    boxes: list[Box]
+    """Those that were said, in pixels; the text leaves out the marks that tell them."""
 
 
 class Bar(NamedTuple):
@@ -63,10 +65,9 @@ class Bar(NamedTuple):
 
 def overlap(reading: Reading) -> float:
     """Intersection over union of the first box said and the wanted one."""
-    said, wanted = (boxes_of(text, Size(1000, 1000)) for text in (reading.said, reading.wanted))
-    if not said:
+    if not reading.boxes:
         return 0.0
-    one, other = said[0], wanted[0]
+    one, other = reading.boxes[0], boxes_of(reading.wanted, reading.size)[0]
     width = min(one.right, other.right) - max(one.left, other.left)
     height = min(one.bottom, other.bottom) - max(one.top, other.top)
     both = max(0, width) * max(0, height)
@@ -129,7 +130,7 @@ def readings(vlm: minimonkey.VisionLanguageModel, documents: Iterator[Document],
             # The pyramid's detail level decides which print counts, whichever way the picture was cut.
             height = smallest_print(document, question, pyramid)
             said = (question.kind, question.text, question.answer, answer.text)
-            yield Reading(*said, document.kind, len(document.lines), height, size)
+            yield Reading(*said, document.kind, len(document.lines), height, size, answer.boxes)
 
 
 def row(bar: Bar, rows: list[Reading]) -> tuple[str, bool]:

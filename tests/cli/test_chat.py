@@ -20,13 +20,6 @@ def vlm(tiny_model, tiny_processor, monkeypatch):
 
 
 @pytest.fixture
-def page(tmp_path):
-    path = tmp_path / "page.png"
-    Image.linear_gradient("L").resize((90, 60)).save(path)
-    return str(path)
-
-
-@pytest.fixture
 def other(tmp_path):
     path = tmp_path / "the other.png"
     Image.radial_gradient("L").resize((50, 80)).save(path)
@@ -61,69 +54,69 @@ def fresh(vlm, pictures, *questions) -> list[str]:
     return [answer for _, answer in history]
 
 
-def test_questions_from_a_pipe(chat, vlm, page):
-    answers = fresh(vlm, [page], "What is it?", "And why?", "Sure?")
-    result = chat(page, lines=["What is it?", "", "  And why?  ", "Sure?"])
+def test_questions_from_a_pipe(chat, vlm, picture):
+    answers = fresh(vlm, [picture], "What is it?", "And why?", "Sure?")
+    result = chat(picture, lines=["What is it?", "", "  And why?  ", "Sure?"])
     assert result == (0, "".join(f"{answer}\n" for answer in answers), "")
     assert len(set(answers)) > 1
 
 
-def test_a_model_folder_and_its_settings(run, tiny_model, tiny_processor, page, tmp_path, monkeypatch):
+def test_a_model_folder_and_its_settings(run, tiny_model, tiny_processor, picture, tmp_path, monkeypatch):
     tiny_model(pyramid=None).save_pretrained(tmp_path / "model")
     tiny_processor(detail=(1, 4), adaptive=None).save_pretrained(tmp_path / "model")
     settings = {"system": "Be brief.", "pyramid": {"detail": (2, 6), "adaptive": None}, "max_new_tokens": 5}
-    expected = load(tmp_path / "model", device="cpu").ask(page, "What?", **settings)
+    expected = load(tmp_path / "model", device="cpu").ask(picture, "What?", **settings)
     monkeypatch.setattr("sys.stdin", io.StringIO("What?\n"))
     words = ("--system", "Be brief.", "--pyramid", "2-6", "--no-pyramid", "--max-new-tokens", "5", "--device", "cpu")
-    result = run("chat", "-m", str(tmp_path / "model"), *words, page)
+    result = run("chat", "-m", str(tmp_path / "model"), *words, picture)
     assert result == (0, expected.text + "\n", "")
 
 
-def test_compression_asks_the_pictures(chat, vlm, page):
+def test_compression_asks_the_pictures(chat, vlm, picture):
     """As a fresh call whose queries are the picture's own, whatever was said before."""
-    first = vlm.ask(page, "<image>\nWhat?", compression={"selector": "mmr", "queries": "vision"}, max_new_tokens=6).text
-    assert first != vlm.ask(page, "<image>\nWhat?", max_new_tokens=6).text
-    assert chat("--compression", "mmr", page, lines=["What?"]) == (0, f"{first}\n", "")
+    first = vlm.ask(picture, "<image>\nWhat?", compression={"selector": "mmr", "queries": "vision"}, max_new_tokens=6).text
+    assert first != vlm.ask(picture, "<image>\nWhat?", max_new_tokens=6).text
+    assert chat("--compression", "mmr", picture, lines=["What?"]) == (0, f"{first}\n", "")
 
 
 @pytest.mark.parametrize(
     ("compression", "message"),
     [("fastv", "compression='fastv' asks the question"), ("most:0.5", "no selector 'most'")],
 )
-def test_compression_that_chat_cannot_do(chat, page, monkeypatch, compression, message):
+def test_compression_that_chat_cannot_do(chat, picture, monkeypatch, compression, message):
     monkeypatch.setattr("minimonkey.inference.load", None)
-    result = chat("--compression", compression, page, lines=["What?"])
+    result = chat("--compression", compression, picture, lines=["What?"])
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     assert message in result.err
 
 
-def test_pictures_are_encoded_once(chat, vlm, page, other):
-    answers = fresh(vlm, [page, other], "What?", "Why?", "Where?")
+def test_pictures_are_encoded_once(chat, vlm, picture, other):
+    answers = fresh(vlm, [picture, other], "What?", "Why?", "Where?")
     encoded = []
     vlm.model.model.vision_tower.register_forward_pre_hook(lambda module, arguments: encoded.append(1))
-    assert chat(page, other, lines=["What?", "Why?", "Where?"]).out == "".join(f"{answer}\n" for answer in answers)
+    assert chat(picture, other, lines=["What?", "Why?", "Where?"]).out == "".join(f"{answer}\n" for answer in answers)
     assert encoded == [1]
     assert vlm.cache_bytes == 0
 
 
-def test_marks_of_the_first_question(chat, vlm, page, other):
+def test_marks_of_the_first_question(chat, vlm, picture, other):
     asked = "Is <image> wider than <image>?"
-    first = vlm.ask([page, other], asked, max_new_tokens=6).text
-    second = vlm.ask([page, other], "Sure?", history=[(asked, first)], max_new_tokens=6).text
-    assert chat(page, other, lines=[asked, "Sure?"]).out == f"{first}\n{second}\n"
+    first = vlm.ask([picture, other], asked, max_new_tokens=6).text
+    second = vlm.ask([picture, other], "Sure?", history=[(asked, first)], max_new_tokens=6).text
+    assert chat(picture, other, lines=[asked, "Sure?"]).out == f"{first}\n{second}\n"
 
 
-def test_commands(chat, vlm, page, other):
-    one, two = fresh(vlm, [page], "What?", "Why?")
-    _, instead = fresh(vlm, [page], "What?", "Where?")
+def test_commands(chat, vlm, picture, other):
+    one, two = fresh(vlm, [picture], "What?", "Why?")
+    _, instead = fresh(vlm, [picture], "What?", "Where?")
     (elsewhere,) = fresh(vlm, [other], "What?")
     lines = ["What?", "Why?", "/undo", "Where?", "/clear", "What?", f"/picture '{other}'", "What?", " /exit ", "Never asked."]
-    result = chat(page, lines=lines)
+    result = chat(picture, lines=lines)
     assert result == (0, "".join(f"{answer}\n" for answer in (one, two, instead, one, elsewhere)), "")
 
 
-def test_a_path_is_no_command(chat, vlm, page):
-    assert chat(page, lines=["/usr/bin: what is that?"]).out == fresh(vlm, [page], "/usr/bin: what is that?")[0] + "\n"
+def test_a_path_is_no_command(chat, vlm, picture):
+    assert chat(picture, lines=["/usr/bin: what is that?"]).out == fresh(vlm, [picture], "/usr/bin: what is that?")[0] + "\n"
 
 
 @pytest.mark.parametrize(
@@ -137,19 +130,19 @@ def test_a_path_is_no_command(chat, vlm, page):
         ("<image> <image>", "2 <image> marks for 1 pictures"),
     ],
 )
-def test_an_error_ends_a_pipe_but_no_conversation(chat, vlm, page, line, message):
-    (answer,) = fresh(vlm, [page], "What?")
-    piped = chat(page, lines=[line, "What?"])
+def test_an_error_ends_a_pipe_but_no_conversation(chat, vlm, picture, line, message):
+    (answer,) = fresh(vlm, [picture], "What?")
+    piped = chat(picture, lines=[line, "What?"])
     assert (piped.code, piped.out) == (2, "")
     assert piped.err.startswith("minimonkey: ")
     assert message in piped.err
     assert piped.err.count("\n") == 1
-    typed = chat(page, lines=[line, "What?"], terminal=True)
+    typed = chat(picture, lines=[line, "What?"], terminal=True)
     assert (typed.code, typed.out) == (0, f"{answer}\n")
     assert piped.err in typed.err
 
 
-def test_a_terminal_has_a_prompt_and_notes(chat, vlm, page, monkeypatch):
+def test_a_terminal_has_a_prompt_and_notes(chat, vlm, picture, monkeypatch):
     prompts, lines = [], iter(["What?", "/undo", "/help"])
 
     def typed(prompt: str) -> str:
@@ -160,11 +153,11 @@ def test_a_terminal_has_a_prompt_and_notes(chat, vlm, page, monkeypatch):
 
     monkeypatch.setattr(builtins, "input", typed)
     monkeypatch.setattr("minimonkey.cli.chat.sys.stdout.isatty", lambda: True)
-    result = chat(page, lines=[], terminal=True)
+    result = chat(picture, lines=[], terminal=True)
     assert prompts == ["> "] * 4
-    assert result.out == fresh(vlm, [page], "What?")[0] + "\n"
+    assert result.out == fresh(vlm, [picture], "What?")[0] + "\n"
     head, left, *commands = result.err.splitlines()
-    assert head.startswith(f"{page}: 5 tiles, 20 image tokens. Ctrl-C stops an answer")
+    assert head.startswith(f"{picture}: 5 tiles, 20 image tokens. Ctrl-C stops an answer")
     assert left == "turns left: 0"
     assert [command.split()[0] for command in commands[:5]] == ["/undo", "/clear", "/picture", "/help", "/exit"]
 
@@ -181,33 +174,33 @@ def interrupting(vlm, step: int) -> None:
     vlm.model.model.language_model.register_forward_pre_hook(press, with_kwargs=True)
 
 
-def test_an_interrupt_stops_an_answer(chat, vlm, page):
-    (whole,) = fresh(vlm, [page], "What?")
+def test_an_interrupt_stops_an_answer(chat, vlm, picture):
+    (whole,) = fresh(vlm, [picture], "What?")
     interrupting(vlm, step=5)  # one for the picture, one for the question
-    result = chat(page, lines=["What?", "Why?"], terminal=True)
+    result = chat(picture, lines=["What?", "Why?"], terminal=True)
     said, second = result.out.split("\n")[:2]
     assert result.code == 0
     assert said != whole
     assert whole.startswith(said)
     history = [("<image>\nWhat?", said)] if said else []
-    assert second == vlm.ask(page, "Why?" if said else "<image>\nWhy?", history=history, max_new_tokens=6).text
+    assert second == vlm.ask(picture, "Why?" if said else "<image>\nWhy?", history=history, max_new_tokens=6).text
 
 
-def test_an_interrupt_ends_a_pipe(chat, vlm, page):
+def test_an_interrupt_ends_a_pipe(chat, vlm, picture):
     interrupting(vlm, step=4)
-    result = chat(page, lines=["What?", "Why?"])
+    result = chat(picture, lines=["What?", "Why?"])
     assert (result.code, result.err) == (130, "")
     assert result.out.count("\n") == 1
 
 
-def test_an_interrupt_at_the_prompt_is_a_note(chat, vlm, page, monkeypatch):
+def test_an_interrupt_at_the_prompt_is_a_note(chat, vlm, picture, monkeypatch):
     steps = iter([KeyboardInterrupt, EOFError])
 
     def typed(prompt: str) -> str:
         raise next(steps)
 
     monkeypatch.setattr(builtins, "input", typed)
-    result = chat(page, lines=[], terminal=True)
+    result = chat(picture, lines=[], terminal=True)
     assert (result.code, result.out) == (0, "")
     assert "(Ctrl-C stops an answer" in result.err
 
@@ -231,10 +224,10 @@ def test_what_is_no_picture(chat, words, message, monkeypatch):
     assert result.err.count("\n") == 1
 
 
-def test_standard_input_that_is_closed_or_no_text(run, page, vlm, monkeypatch):
+def test_standard_input_that_is_closed_or_no_text(run, picture, vlm, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
-    result = run("chat", page)
+    result = run("chat", picture)
     assert (result.code, result.err) == (2, "minimonkey: standard input is closed: questions come from there, a line each\n")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What \xff?\n"), encoding="utf-8"))
-    result = run("chat", page)
+    result = run("chat", picture)
     assert (result.code, result.err) == (2, "minimonkey: standard input is no UTF-8 text (invalid start byte)\n")

@@ -127,6 +127,20 @@ def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, s
     torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, recipe, small, tiny_model):
+    """ "unanswerable", "yes": nothing to look at. A mean of nothing would make every weight NaN."""
+    model = tiny_model("qwen2", pyramid=None).train()
+    insert_layer(model, 1)
+    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
+    batch = Batches(config, small, 7)[0]
+    batch["looks"][:] = -1
+    loss, figures = Losses(model, small, config)(batch)
+    loss.backward()
+    assert figures["looking_loss"] == figures["anchor_loss"] == 0
+    torch.testing.assert_close(loss.detach(), figures["text_loss"])
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
 def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
     with pytest.raises(UsageError, match="anchor_weight needs a language model of at least 3 layers, this one has 2; set it to 0"):
         _ = Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))._anchor_layer

@@ -119,10 +119,11 @@ class Losses(nn.Module):
         loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights))
         if looking:
             weight = torch.cat(looking_weights)
-            mean = (torch.cat(looking).mean(-1) * weight).sum() / weight.sum()
+            mean = (torch.cat(looking).mean(-1) * weight).sum() / weight.sum().clamp(min=1e-6)  # no answer may be read anywhere
             loss, figures = loss + self.config.looking_weight * mean, figures | {"looking_loss": mean.detach()}
         if anchors:
-            mean = torch.cat(anchors).mean()
+            anchor = torch.cat(anchors)
+            mean = anchor.sum() / max(1, anchor.numel())
             loss, figures = loss + self.config.anchor_weight * mean, figures | {"anchor_loss": mean.detach()}
         return loss, figures
 
@@ -214,7 +215,7 @@ class Losses(nn.Module):
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        loss = (losses * weights).sum() / weights.sum()
+        loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
         asked = labels != IGNORE
         right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
         return loss, {"text_loss": loss.detach(), "next_right": right}

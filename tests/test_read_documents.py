@@ -1,0 +1,71 @@
+"""The benchmark of documents asks each question of the open picture, and counts right answers as right."""
+
+import re
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from minimonkey.answer import boxes_of
+from minimonkey.data.synthetic import typefaces, words
+from minimonkey.data.synthetic.document import make_document
+from minimonkey.pyramid import Box, PyramidSpec, Size
+
+TEXT = "".join(f"\n{a}{b}{c}" for a in "bdglmnprst" for b in "aeiou" for c in "lnrst") + "\n"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return import_module("read_documents")
+
+
+@pytest.fixture(scope="module")
+def document():
+    vocabulary = words.Vocabulary((TEXT.encode(),), (1.0,), "train")
+    return make_document(5, "receipt", split="train", size_px=(20, 20), typefaces=[typefaces.PILLOW], words=vocabulary)
+
+
+class Knowing:
+    """A model that answers what is wanted, as the library shows it: marks of places are boxes, and not in the text."""
+
+    def __init__(self, document, spec):
+        self.document, self.processor = document, SimpleNamespace(image_processor=SimpleNamespace(spec=spec))
+        self.pyramids = []
+
+    @contextmanager
+    def open(self, picture, pyramid):
+        self.pyramids.append(pyramid)
+        size = Size(picture.height, picture.width)
+        wanted = {question.text: question.answer for question in self.document.questions}
+
+        def answer(question):
+            return SimpleNamespace(text=re.sub("</?(ref|box)>", "", wanted[question]), boxes=boxes_of(wanted[question], size))
+
+        yield SimpleNamespace(ask_many=lambda questions, max_new_tokens: [answer(question) for question in questions])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_who_knows_everything_misses_nothing(benchmark, document, plain):
+    spec = PyramidSpec(tile_px=224, detail=(4, 12), adaptive=(3, 7), fit="pad", max_upscale=1.5)
+    model = Knowing(document, spec)
+    rows = list(benchmark.readings(model, iter([document]), plain))
+    assert [row.question for row in rows] == [question.text for question in document.questions]
+    assert {row.kind for row in rows} >= {"where", "field"}
+    assert all(benchmark.overlap(row) == 1 for row in rows if row.kind == "where")
+    assert all(benchmark.edits(row)[0] == 0 for row in rows if row.kind in ("line", "region", "field"))
+    planned = spec.plan(rows[0].size)
+    assert model.pyramids == [benchmark.same_tiles(spec, planned) if plain else spec]
+    scale = planned.detail.content.bottom - planned.detail.content.top
+    heights = [line.x_height_px * scale / document.picture.height for line in document.lines]
+    assert all(min(heights) <= row.x_height_px <= max(heights) for row in rows)
+
+
+def test_half_a_box_is_half_an_overlap(benchmark):
+    fields = {"kind": "where", "question": "?", "wanted": "<box>[[0, 0, 500, 1000]]</box>", "said": "", "document": "form"}
+    row = benchmark.Reading(**fields, lines=5, x_height_px=9.0, size=Size(200, 100), boxes=[Box(0, 0, 25, 200), Box(0, 0, 50, 200)])
+    assert benchmark.overlap(row) == 0.5, "the first box that was said counts"
+    assert benchmark.overlap(row._replace(boxes=[])) == 0
+    assert benchmark.overlap(row._replace(boxes=[Box(60, 0, 90, 200)])) == 0
