@@ -36,7 +36,7 @@ def test_a_seed_is_a_sample(kind: lines.Kind) -> None:
     assert one.text != other.text
 
 
-@pytest.mark.parametrize("kind", ["line", "region"])
+@pytest.mark.parametrize("kind", ["line", "long_line", "region"])
 def test_text_never_leaves_the_picture(kind: lines.Kind) -> None:
     for seed in range(120):
         made = sample(seed, kind)
@@ -46,8 +46,16 @@ def test_text_never_leaves_the_picture(kind: lines.Kind) -> None:
             assert 0 <= left < right <= width and 0 <= top < bottom <= height, (seed, line)
             assert line.centers.shape == (len(line.text), 2) and line.centers.dtype == np.float32
             assert np.all((line.centers >= 0) & (line.centers <= (width, height)))
-        assert (len(made.lines) == 1) if kind == "line" else (2 <= len(made.lines) <= 8)
-        assert width <= 1010
+        assert (2 <= len(made.lines) <= 8) if kind == "region" else (len(made.lines) == 1)
+        assert width <= (1960 if kind == "long_line" else 1010)
+
+
+def test_long_lines_are_long_and_some_look_like_source_code() -> None:
+    texts = [sample(seed, "long_line", size_px=(10, 14)).text for seed in range(100)]
+    assert all(30 <= len(text) <= 140 for text in texts), sorted(map(len, texts))
+    assert np.mean([len(text) for text in texts]) > 60
+    signs = [sum(text.count(sign) for sign in "()[]{}<>=_/-;") / len(text) for text in texts]
+    assert 10 <= sum(share > 0.1 for share in signs) <= 60
 
 
 def test_tiles_label_what_is_inside() -> None:
@@ -224,7 +232,7 @@ def test_contact_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_settings_are_one_line() -> None:
-    with pytest.raises(UsageError, match="expected one of line, region, tile"):
+    with pytest.raises(UsageError, match="expected one of line, long_line, region, tile"):
         sample(0, "page")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="size_px is"):
         sample(0, "line", size_px=(20, 10))

@@ -81,9 +81,11 @@ class Batches(torch.utils.data.Dataset):
         return self._collate(drawn, rng) | {"encoder_rests": torch.tensor(rests)}
 
     def _choose(self, rng: np.random.Generator) -> Ingredient:
-        """An ingredient of the mixture, with one size of print."""
+        """An ingredient of the mixture; lines, regions and tiles of a batch share one size of print, documents mix them."""
         weights = np.array([ingredient.weight for ingredient in self.config.mixture])
         ingredient = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
+        if ingredient.kind not in LINE_KINDS:
+            return ingredient
         low, high = ingredient.size_px
         size_px = low + (high - low) * rng.random() if ingredient.uniform else low * (high / low) ** rng.random()
         return dataclasses.replace(ingredient, size_px=(size_px, size_px))

@@ -23,7 +23,7 @@ class Ingredient:
     """One kind of sample in the mixture."""
 
     kind: str
-    """What `data.synthetic` renders: "tile", "line", "region", "document", or a kind of document such as "receipt"."""
+    """What `data.synthetic` renders: "tile", "line", "long_line", "region", "document", or a kind of document such as "receipt"."""
     weight: float = 1.0
     """Share of the batches, relative to the other ingredients."""
     size_px: tuple[float, float] = (9, 40)

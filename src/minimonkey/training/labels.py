@@ -19,7 +19,7 @@ SLOTS = 3
 POINTS = 2
 """Points of a patch, side by side: at a quarter and three quarters of its width, half way down."""
 SMALLEST_PX = 8.0
-"""Print smaller than this on a level's canvas is neither asked for nor held against the encoder."""
+"""Print whose em is smaller than this on a level's canvas is neither asked for nor held against the encoder."""
 IGNORE = -100
 CLASS_OF = {character: index + 1 for index, character in enumerate(ALPHABET)}
 """Class of each character, the space between two words included; 0 is an empty slot or point."""
@@ -52,7 +52,7 @@ def _placed(level: Level, source: Size, lines: list[Line], patch_px: int) -> Ite
             top + line.centers[:, 1] * scale_y,
             left + np.append(line.edges[:, 0], line.edges[-1, 1]) * scale_x,
             line.em_px * REACH * scale_y,
-            (line.box[3] - line.box[1]) * scale_y * patch_px < SMALLEST_PX,
+            line.em_px * scale_y * patch_px < SMALLEST_PX,
         )
 
 

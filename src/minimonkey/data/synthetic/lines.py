@@ -22,8 +22,8 @@ from minimonkey.data.synthetic.typesetting import Box, Compositor, Row, bounds
 from minimonkey.data.synthetic.words import Vocabulary, Writer, vocabulary
 from minimonkey.errors import UsageError
 
-Kind = Literal["line", "region", "tile"]
-KINDS: tuple[Kind, ...] = ("line", "region", "tile")
+Kind = Literal["line", "long_line", "region", "tile"]
+KINDS: tuple[Kind, ...] = ("line", "long_line", "region", "tile")
 MIDDLE = 0.3
 """How far above the baseline a character's centre is taken to be, in ems: between half an x and half a capital."""
 
@@ -195,9 +195,9 @@ def make_sample(
     """A picture of random text, the same for the same arguments everywhere (given the same fonts, word lists and Pillow).
 
     Args:
-        kind: "line" is one line cropped with small margins (at most about 1,000 pixels wide), "region" two to eight lines (about
-            150-700 pixels wide), "tile" a square of `tile_px` full of text that runs over its edges; characters whose centre is
-            outside are not in the labels.
+        kind: "line" is one line cropped with small margins (at most about 1,000 pixels wide), "long_line" one of 40-110 characters
+            (at most about 2,000 pixels wide), "region" two to eight lines (about 150-700 pixels wide), "tile" a square of
+            `tile_px` full of text that runs over its edges; characters whose centre is outside are not in the labels.
         size_px: smallest and largest em in pixels; drawn log-uniformly, or uniformly with `uniform`.
         typefaces, words: default to all installed ones of the split.
 
@@ -225,7 +225,10 @@ def make_sample(
         rules = draw_rules(rng, rows)
     else:
         width = scale * min(700.0, max(150 * (700 / 150) ** rng.random(), 8 * px))
-        rows = compositor.line() if kind == "line" else compositor.rows(2 + int(rng.random() * 7), width)
+        if kind == "region":
+            rows = compositor.rows(2 + int(rng.random() * 7), width)
+        else:
+            rows = compositor.line() if kind == "line" else compositor.long_line()
         rules = draw_rules(rng, rows)
         place, size = frame(rng, rows, rules, angle, scale)
     picture = print_on_paper(rng, place.draw(rows, rules, size), px)

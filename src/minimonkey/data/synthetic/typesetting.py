@@ -18,6 +18,7 @@ from minimonkey.data.synthetic.words import Writer
 T = TypeVar("T")
 LONGEST = 960
 """Width of a lone line at most."""
+LONGEST_LONG_LINE = 1900
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels."""
 
@@ -107,6 +108,12 @@ class Compositor:
         """One row of 4 to 60 characters, short ones as often as long ones."""
         length = min(4 * 15 ** self.rng.random(), self.characters(LONGEST))
         return [[self.run(self.writer.phrase(round(length)), 0.0, 0.0, LONGEST)]]
+
+    def long_line(self) -> list[Row]:
+        """One row of 40 to 110 characters: text, or, one in four, something like source code."""
+        length = min(40 + int(71 * self.rng.random()), self.characters(LONGEST_LONG_LINE))
+        write = self.writer.program if self.rng.random() < 0.25 else self.writer.phrase
+        return [[self.run(write(length), 0.0, 0.0, LONGEST_LONG_LINE)]]
 
     def rows(self, count: int, width: float, x: float = 0.0, top: float = 0.0) -> list[Row]:
         """`count` rows of a paragraph, a list, items with prices, or keys with values."""

@@ -231,6 +231,20 @@ class Writer:
         cut = max(text.rfind(" ", 0, math.ceil(length * 1.2)), text.find(" "))
         return text[:cut] if cut > 0 and len(text) > length * 1.2 else text
 
+    def program(self, length: int) -> str:
+        """About `length` characters of something like source code or a command: names, calls, brackets, paths, options."""
+        parts: list[str] = []
+        while sum(map(len, parts)) + len(parts) < length:
+            name, other = self.word().lower(), self.word().lower()
+            value = self._one((other, f'"{other}"', f"'{other}'", self.digits(1, 4), f"0x{self.digits(2, 4)}", f"{name}.{other}"))
+            calls = (f"{name}({value})", f"{name}[{value}]", f"{name}_{other}", f"{{{name}: {value}}}", f"--{name}={value}")
+            path = f"/{name}/{other}.{self._one(('py', 'txt', 'c', 'html', 'conf'))}"
+            names = (f"<{name}>", f"-{name[0]}", f"${name.upper()}", name, name, other, value)
+            parts.append(self._one((*calls, path, *names)) + self._one(("", "", "", "", ";", ",", ":")))
+            if self.rng.random() < 0.4:
+                parts.append(self._one(tuple("= == != += -> := < >= | && + * : // # % \\".split())))
+        return self.fit(" ".join(parts))
+
     def fit(self, text: str, length: int | None = None) -> str:
         """`text` without the characters that the typeface lacks, single-spaced, cut to `length` (after a word, if possible)."""
         text = " ".join(text.translate(self._erase).split())
