@@ -12,8 +12,9 @@ tokens take some 6 GB. Exits with 1 if a bar is missed.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -72,14 +73,8 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     text.set_attn_implementation(ours)
 
 
-def main() -> int:
-    parser = options(__doc__, rounds=5)
-    parser.add_argument("--scm-alone", action="store_true", help="leave the other selectors out: they have no bars, and take long")
-    given = parser.parse_args()
-    where = circumstances(given)
-    model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
-    print(f"{where}; sdpa, keep_ratio 0.5, {given.rounds} alternating rounds after one that warms up, medians")
-    bars = []
+def compare(model: MiniMonkeyForConditionalGeneration, given: argparse.Namespace) -> Iterator[Bar]:
+    """Time everything with either number of tiles; bars come when those of their number are timed."""
     for level_tiles, bar in BARS.items():
         inputs = prompt(level_tiles, model)
         rivals = {name: CompressionSpec(name) for name in (("scm",) if given.scm_alone else SELECTORS)}
@@ -90,16 +85,22 @@ def main() -> int:
             "published, all eager": lambda inputs=inputs: published(model, inputs, "eager"),
         }
         taken = medians(calls, given.rounds)
-        share, faster = taken["scm"] / taken["none"], taken["published, eager map"] / taken["scm"]
         print(f"\n{sum(level_tiles)} tiles {level_tiles}, {inputs['input_ids'].shape[1]} tokens")
         for name, seconds in taken.items():
-            print(f"  {name:<22} {seconds:7.3f} s   {seconds / taken['none']:5.2f} of none")
-        tiles = f"{sum(level_tiles)} tiles"
-        bars += [
-            Bar(f"reading with scm 0.5, {tiles}, of the time without", share, bar, True),
-            Bar(f"reading with scm 0.5, {tiles}, against the published way", faster, PUBLISHED_BAR),
-        ]
-    return conclude("compression", where, bars, given.figures)
+            print(f"  {name:<22} {seconds:7.3f} s   {seconds / taken['none']:5.2f} of none", flush=True)
+        what = f"reading with scm 0.5, {sum(level_tiles)} tiles"
+        yield Bar(f"{what}, of the time without", taken["scm"] / taken["none"], bar, True)
+        yield Bar(f"{what}, against the published way", taken["published, eager map"] / taken["scm"], PUBLISHED_BAR)
+
+
+def main() -> int:
+    parser = options(__doc__, rounds=5)
+    parser.add_argument("--scm-alone", action="store_true", help="leave the other selectors out: they have no bars, and take long")
+    given = parser.parse_args()
+    where = circumstances(given)
+    model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
+    print(f"{where}; sdpa, keep_ratio 0.5, {given.rounds} alternating rounds after one that warms up, medians")
+    return conclude("compression", where, compare(model, given), given.figures)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def in_openvino(tower: nn.Module, tiles: torch.Tensor, dtype: str) -> Callable[[
     return lambda: run(tiles)
 
 
-def compare(dtype: str, given: argparse.Namespace) -> list[Bar]:
+def compare(dtype: str, given: argparse.Namespace) -> Iterator[Bar]:
     """Time everything in one number format."""
     ours = random_model(getattr(torch, dtype), given.device, vision_layers=given.layers, text_layers=1)
     rival = stock(ours)
@@ -98,13 +98,10 @@ def compare(dtype: str, given: argparse.Namespace) -> list[Bar]:
     taken = medians(calls, given.rounds)
     print_rates(taken, {name: flops for name, (_, flops) in parts.items()}, given)
     faster, error = BARS[dtype]
-    bars = [
-        Bar(f"vision encoder, {dtype}, against transformers' own", taken["stock"] / taken["ours"], faster),
-        Bar(f"vision encoder, {dtype}, error (transformers' own has {errors[1]:.1e})", errors[0], error, True),
-    ]
+    yield Bar(f"vision encoder, {dtype}, against transformers' own", taken["stock"] / taken["ours"], faster)
+    yield Bar(f"vision encoder, {dtype}, error (transformers' own has {errors[1]:.1e})", errors[0], error, True)
     if "OpenVINO" in taken:
-        bars += [Bar(f"vision encoder, {dtype}, against OpenVINO", taken["OpenVINO"] / taken["ours"], OPENVINO_BAR)]
-    return bars
+        yield Bar(f"vision encoder, {dtype}, against OpenVINO", taken["OpenVINO"] / taken["ours"], OPENVINO_BAR)
 
 
 def print_rates(taken: dict[str, float], flops: dict[str, float], given: argparse.Namespace) -> None:
@@ -126,7 +123,7 @@ def main() -> int:
     where = circumstances(given)
     print(f"{where}; {given.rounds} alternating rounds after one that warms up, medians")
     dtypes = list(BARS) if given.dtype == "both" else [given.dtype]
-    return conclude("encoder", where, [bar for dtype in dtypes for bar in compare(dtype, given)], given.figures)
+    return conclude("encoder", where, (bar for dtype in dtypes for bar in compare(dtype, given)), given.figures)
 
 
 if __name__ == "__main__":

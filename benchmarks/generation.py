@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -100,6 +101,23 @@ class Rivals:
         assert difference <= 1e-5, difference
 
 
+def compare(rivals: Rivals, rounds: int) -> Iterator[Bar]:
+    """Time both ways with either number of tiles; bars come when those of their number are timed."""
+    for tiles, new_tokens in ((13, NEW_TOKENS), (20, 1)):
+        rivals.check(tiles)
+        calls: dict[str, Any] = {}
+        for name, way in (("ours", rivals.ours), ("stock", rivals.theirs)):
+            calls[name] = partial(way, tiles, new_tokens)
+            calls[f"{name}, the rest"] = lambda name=name: rivals.latest[name][1] - rivals.latest[name][0]
+        median = {name: statistics.median(seconds) for name, seconds in alternate(calls, rounds).items()}
+        print(f"  {tiles} tiles, to the first token: ours {median['ours']:.3f} s, stock {median['stock']:.3f} s", flush=True)
+        yield Bar(f"picture to first token, {tiles} tiles, against transformers", median["stock"] / median["ours"], FIRST_BAR)
+        if new_tokens > 1:
+            ours, theirs = ((new_tokens - 1) / median[f"{name}, the rest"] for name in ("ours", "stock"))
+            print(f"  tokens a second: ours {ours:.2f}, stock {theirs:.2f}", flush=True)
+            yield Bar("tokens a second, against transformers' generate", ours / theirs, RATE_BAR)
+
+
 def main() -> int:
     given = options(__doc__).parse_args()
     where = circumstances(given)
@@ -108,23 +126,7 @@ def main() -> int:
         f"{where}\nrival: transformers' own class and GotOcr2ImageProcessorPil({', '.join(f'{k}={v}' for k, v in RIVAL.items())})"
     )
     print(f"{rivals.stock.config._attn_implementation}, greedy, {given.rounds} rounds after one that warms up, medians")
-    bars, rates = [], []
-    for tiles, new_tokens in ((13, NEW_TOKENS), (20, 1)):
-        rivals.check(tiles)
-        calls: dict[str, Any] = {}
-        for name, way in (("ours", rivals.ours), ("stock", rivals.theirs)):
-            calls[name] = partial(way, tiles, new_tokens)
-            calls[f"{name}, the rest"] = lambda name=name: rivals.latest[name][1] - rivals.latest[name][0]
-        median = {name: statistics.median(seconds) for name, seconds in alternate(calls, given.rounds).items()}
-        print(f"  {tiles} tiles, to the first token: ours {median['ours']:.3f} s, stock {median['stock']:.3f} s")
-        bars.append(
-            Bar(f"picture to first token, {tiles} tiles, against transformers", median["stock"] / median["ours"], FIRST_BAR)
-        )
-        if new_tokens > 1:
-            rates = [(new_tokens - 1) / median[f"{name}, the rest"] for name in ("ours", "stock")]
-            print(f"  tokens a second: ours {rates[0]:.2f}, stock {rates[1]:.2f}")
-            bars.append(Bar("tokens a second, against transformers' generate", rates[0] / rates[1], RATE_BAR))
-    return conclude("generation", where, bars, given.figures)
+    return conclude("generation", where, compare(rivals, given.rounds), given.figures)
 
 
 if __name__ == "__main__":

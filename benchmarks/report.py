@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,16 +69,21 @@ def cpu() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def conclude(name: str, where: str, bars: Sequence[Bar], figures: Path | None) -> int:
-    """Print the bars, keep them if there is a file to do so, and return the exit code: 1 if one is missed."""
-    print()
+def conclude(name: str, where: str, bars: Iterable[Bar], figures: Path | None) -> int:
+    """Keep each bar as soon as it is found, if there is a file to do so; print them all, and return 1 if one is missed, else 0."""
+    found: list[Bar] = []
+    measured_at = commit()  # what comes later may take an hour, in which files change
     for bar in bars:
+        found.append(bar)
+        if figures is not None:
+            rows = [{"what": bar.what, "figure": bar.figure, "bar": bar.bar, "holds": bar.holds} for bar in found]
+            store(figures, name, {"where": where, "commit": measured_at, "rows": rows})
+    print()
+    for bar in found:
         print(f"{bar.what:<76} {bar.figure:>8}  bar {bar.bar:<8} {'holds' if bar.holds else 'MISSED'}")
     if figures is not None:
-        rows = [{"what": bar.what, "figure": bar.figure, "bar": bar.bar, "holds": bar.holds} for bar in bars]
-        store(figures, name, {"where": where, "commit": commit(), "rows": rows})
         print(f"wrote {figures}")
-    return int(not all(bar.holds for bar in bars))
+    return int(not all(bar.holds for bar in found))
 
 
 def read(figures: Path) -> dict[str, Any]:

@@ -150,11 +150,12 @@ def test_an_encoder_that_errs_misses_its_bar(run, module, monkeypatch):
     assert [row["figure"] for row in kept["encoder"]["rows"]][1] == "0.001"
 
 
-def test_generation(run, module, monkeypatch):
+def test_generation(run, module, monkeypatch, capsys):
     """`check` holds that both see the same tiles and ids."""
     generation = module("generation")
     monkeypatch.setattr(generation, "NEW_TOKENS", 3)
     code, kept = run("generation")
+    assert capsys.readouterr().out.count("picture to first token, 13 tiles") == 1
     rows = kept["generation"]["rows"]
     assert code == int(not all(row["holds"] for row in rows))
     assert [row["bar"] for row in rows] == [">= 1.5", ">= 0.95", ">= 1.5"]
@@ -204,6 +205,20 @@ def test_a_bar(module, capsys, value, limit, at_most, holds):
     report = module("report")
     assert report.conclude("x", "here", [report.Bar("it", value, limit, at_most)], None) == int(not holds)
     assert ("holds" if holds else "MISSED") in capsys.readouterr().out
+
+
+def test_bars_are_kept_as_soon_as_they_are_found(module, tmp_path):
+    """What is stopped at its second figure leaves the first, and the commit at which it began."""
+    report, figures = module("report"), tmp_path / "figures.json"
+
+    def found():
+        yield report.Bar("13 tiles", 2.0, 1.5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.conclude("generation", "here", found(), figures)
+    kept = json.loads(figures.read_text())["generation"]
+    assert kept["rows"] == [{"what": "13 tiles", "figure": "2", "bar": ">= 1.5", "holds": True}]
 
 
 FIGURES = {
