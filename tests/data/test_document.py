@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from minimonkey.data.synthetic import document, typefaces, words
 from minimonkey.data.synthetic.content import Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.layout import Layout
+from minimonkey.data.synthetic.questions import Asker
 from minimonkey.errors import UsageError
 
 Make = Callable[..., document.Document]
@@ -132,6 +134,55 @@ def test_names_and_goods_keep_to_the_split(vocabulary: Callable[..., words.Vocab
         made = {word for word in plain if not word.endswith(("ton", "field", "bury"))}
         assert len(made) > 60
         assert not [word for word in made if words.is_held_out(word) != (split == "held_out")]
+
+
+def test_paragraphs_can_be_told_apart(make: Make, askers: list[Asker]) -> None:
+    """Where they are counted, a paragraph begins further in or lower than its rows follow one another, or below a coloured head."""
+    indented = spaced = 0
+    for seed in range(40):
+        make(seed, "page", size_px=(12, 16), lines=(8, 30))
+        sheet = askers[-1].sheet
+        inks = {id(run): ink for ink, runs in sheet._runs.items() for run in runs}
+        for region in askers[-1].facts.regions:
+            first, second = (sheet.rows[region.first + index][0] for index in (0, 1))
+            px, above = first.face.px, sheet.rows[region.first - 1][0] if region.first else None
+            inward = first.x - second.x > px
+            apart = above is None or first.baseline - above.baseline > second.baseline - first.baseline + 0.25 * px
+            headed = above is not None and (above.face is not first.face or inks[id(above)] != inks[id(first)])
+            assert inward or apart or headed, (seed, region)
+            assert first.x + first.advances[-1] <= sheet.width
+            indented, spaced = indented + inward, spaced + apart
+    assert indented > 10 and spaced > 20
+
+
+def test_labels_say_their_weight_once(make: Make, askers: list[Asker]) -> None:
+    """Where the title names a measure, no weight is printed; elsewhere it may be."""
+    weighed = measured = 0
+    for seed in range(80):
+        texts = [line.text for line in make(seed, "label", size_px=(9, 12)).lines]
+        fields = {field.key: field for field in askers[-1].facts.fields}
+        weighed += "weight" in fields
+        if "title" in fields and any(character.isdigit() for character in texts[fields["title"].value[0].line]):
+            assert "weight" not in fields
+            measured += 1
+    assert weighed > 5 and measured > 2
+
+
+def test_blocks_are_called_what_they_are(make: Make, askers: list[Asker]) -> None:
+    """The seller's block begins with the name; at the foot of a receipt there is an address alone; a poster's prose ends it."""
+    seen = Counter()
+    for seed in range(60):
+        kind = "receipt" if seed % 2 else "sign"
+        made = make(seed, kind, split="held_out", size_px=(9, 12), lines=(8, 20) if seed % 2 else (6, 10))
+        for region in askers[-1].facts.regions:
+            names = [field.value[0].line for field in askers[-1].facts.fields if field.key == "seller"]
+            if region.key == "seller":
+                assert region.first in names
+            elif region.key in ("address", "bottom"):
+                assert region.first not in names and region.last == len(made.lines) - 1
+            assert kind == "receipt" or region.key != "text"
+            seen[region.key] += 1
+    assert min(seen[key] for key in ("seller", "address", "bottom")) >= 3
 
 
 def test_print_can_be_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,48 @@ def test_absent_items_are_not_listed(make: Callable[..., document.Document], ask
     assert asked > 3
 
 
+def test_lines_have_no_neighbour(make: Callable[..., document.Document], askers: list[questions.Asker]) -> None:
+    """A row of a form's column isn't asked for as a line where another column has one at the same height."""
+    beside = asked = 0
+    for seed in range(60):
+        made = make(seed, "form" if seed % 2 else "invoice", size_px=(9, 12), lines=(16, 24))
+        rows, columns = askers[-1].sheet.rows, askers[-1].sheet.columns
+        high = [row[0].baseline for row in rows]
+        alone = [
+            all(columns[other] == columns[index] or abs(high[other] - high[index]) > 1 for other in range(len(rows)))
+            for index in range(len(rows))
+        ]
+        beside += alone.count(False)
+        for question in made.questions:
+            lines = {source[0] for source in question.sources if source}
+            named = {line for region in askers[-1].facts.regions for line in range(region.first, region.last + 1)}
+            if question.kind == "line" or question.kind == "region" and not lines <= named:
+                assert all(alone[line] for line in lines), question
+                asked += 1
+    assert beside > 100 and asked > 60
+
+
+def test_columns_of_text_are_read_one_by_one(make: Callable[..., document.Document], askers: list[questions.Asker]) -> None:
+    """Running text in columns has lines all the same, though they stand side by side."""
+    asked = 0
+    for seed in range(20):
+        made = make(seed, "page", size_px=(9, 12))
+        columns = askers[-1].sheet.columns
+        asked += sum(q.kind == "line" and columns[next(s[0] for s in q.sources if s)] > 0 for q in made.questions)
+    assert asked >= 3
+
+
+def test_what_is_read_up_to_a_line_includes_it() -> None:
+    """The last line is quoted by its beginning, but is answered whole: every wording says which."""
+    for wording in wordings()["intents"]["region_from"]:
+        assert "{n}" in wording or re.search(r"(line|one) that (begins|starts) with \"\{y\}\"", wording), wording
+
+
+def test_a_text_answer_is_not_asked_for_like_a_box() -> None:
+    asked = [text for field in wordings()["fields"].values() for text in field.get("ask", [])]
+    assert len(asked) > 60 and not [text for text in asked if text.lower().startswith("where is")]
+
+
 def test_words_of_their_own() -> None:
     assert reading.words_in("total", "subtotal 5\ntotal 7 (total)") == 2
     assert reading.words_in("tax 5%", "tax 5%: 1") == 1

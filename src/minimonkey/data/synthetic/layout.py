@@ -103,17 +103,22 @@ class Layout:
         return self.line(Cell(text, pen or self.style.body, self.left + align * self.width, align, self.width), leading=leading)
 
     def paragraph(
-        self, text: str, pen: Pen | None = None, most: int = 99, align: float = 0.0, justified: bool = False
+        self,
+        text: str,
+        pen: Pen | None = None,
+        most: int = 99,
+        align: float = 0.0,
+        justified: bool = False,
+        indent: float = 0.0,
     ) -> tuple[int, int]:
-        """Rows of running text; the first and the last one's number."""
+        """Rows of running text, the first one `indent` pixels further right; the first and the last one's number."""
         pen = pen or self.style.body
-        rows = pen.wrap(text, self.width, most)
-        numbers = [
-            self.line(
-                Cell(row, pen, self.left + align * self.width, align, self.width), stretch=justified and index < len(rows) - 1
-            )
-            for index, row in enumerate(rows)
-        ]
+        rows = pen.wrap(text, self.width, most, indent)
+        numbers = []
+        for index, row in enumerate(rows):
+            inward = 0.0 if index else indent
+            cell = Cell(row, pen, self.left + inward + align * (self.width - inward), align, self.width - inward)
+            numbers.append(self.line(cell, stretch=justified and index < len(rows) - 1))
         return numbers[0], numbers[-1]
 
     def pair(

@@ -24,15 +24,16 @@ def text_page(page: Layout, lines: int) -> None:
             page.note("author", page.sheet.passage(page.text(author.person(), style.small)))
         page.space(0.6)
     rows = max(2 * columns, lines - len(page.sheet.rows))
-    justified, indented, specials = dice.chance(0.4), dice.chance(0.3), dice.chance(0.2)
+    justified, specials = dice.chance(0.4), dice.chance(0.2)
+    indent = page.px * dice.uniform(1.3, 2.2) if dice.chance(0.3) else 0.0
     if specials:
         page.facts.plausible = ()  # anything might be among them
     if columns == 1:
-        _blocks(page, rows, justified, indented, specials, named=True)
+        _blocks(page, rows, justified, indent, specials, named=True)
     else:
         parts = page.parts(*[1] * columns, gap=dice.uniform(1.2, 2.5))
         for part in parts:
-            _blocks(part, rows // columns, justified, indented, specials, named=False)
+            _blocks(part, rows // columns, justified, indent, specials, named=False)
         if dice.chance(0.3):
             for part in parts[1:]:
                 x = part.left - 0.7 * page.px
@@ -73,16 +74,20 @@ def _footer(page: Layout) -> None:
         page.note("page_number", page.sheet.passage(page.text(number, style.small, dice.one((0.5, 1.0)))))
 
 
-def _blocks(page: Layout, rows: int, justified: bool, indented: bool, specials: bool, named: bool) -> None:
+def _blocks(page: Layout, rows: int, justified: bool, indent: float, specials: bool, named: bool) -> None:
     """Paragraphs, with headings and lists as the family has them.
 
+    `indent`: how far a paragraph's first row is moved in, in pixels; with it there is no air between paragraphs.
     `specials`: text is full of figures and signs; `named`: paragraphs are counted and asked for by number.
     """
     dice, author, style = page.dice, page.author, page.style
     counts = 0
     first, last = 0, 0
+    # A heading that looks like text would be taken for a paragraph.
+    told = style.strong.face is not style.body.face or style.strong.ink != style.body.ink
+    headed = told and page.family in ("headed", "two columns")
     while rows > 0:
-        if page.family in ("headed", "two columns") and rows > 3 and dice.chance(0.4):
+        if headed and rows > 3 and dice.chance(0.4):
             page.space(0.3)
             page.text(author.heading(), style.strong)
             rows -= 1
@@ -91,12 +96,12 @@ def _blocks(page: Layout, rows: int, justified: bool, indented: bool, specials: 
             named = False
             continue
         text = author.mixed(dice.between(80, 500)) if specials else author.prose(dice.between(80, 500))
-        first, last = page.paragraph(text, style.body, rows, justified=justified)
+        first, last = page.paragraph(text, style.body, rows, justified=justified, indent=indent)
         rows -= last - first + 1
         counts += 1
         if named and counts <= 3:
             page.region(f"paragraph_{counts}", first, last)
-        page.space(0.0 if indented else dice.uniform(0.3, 0.8))
+        page.space(0.0 if indent else dice.uniform(0.3, 0.8))
     if named and counts > 1:
         page.region("paragraph_last", first, last)
         page.facts.counts["paragraphs"] = counts

@@ -162,11 +162,11 @@ class Asker:
             if self.page.plain() == 0:
                 return None
             return self.read("line", self._word("line_nth", n=str(index + 1), nth=ordinal(index + 1)), self.page.line(index))
-        if self.sheet.columns[index] < 0:
+        if not self._whole(index):
             return None
         if intent in ("after", "before"):
             first = index if intent == "after" else index - 1
-            if first < 0 or not self.page.follows(first):
+            if first < 0 or not self.page.follows(first) or not (self._whole(first) and self._whole(first + 1)):
                 return None
             known, asked = (first, first + 1) if intent == "after" else (first + 1, first)
             quote = (
@@ -184,6 +184,10 @@ class Asker:
             return None
         return self.read("line", self._word(f"line_{intent}", x=quote), self.page.line(index))
 
+    def _whole(self, index: int) -> bool:
+        """Whether the line is what every reader calls one; columns of running text are read one by one."""
+        return self.sheet.columns[index] >= 0 and ("columns_text" in self.facts.counts or self.page.alone(index))
+
     def region(self) -> Question | None:
         dice, count = self.dice, len(self.page.texts)
         named = [region for region in self.facts.regions if region.last - region.first < 6]
@@ -197,7 +201,7 @@ class Asker:
         if intent == "from":
             first = dice.between(0, count - size)
             begin, end = self.page.beginning(first), self.page.beginning(first + size - 1)
-            if not begin or not end:
+            if not begin or not end or not all(map(self._whole, range(first, first + size))):
                 return None
             return self._region(first, first + size - 1, "region_from", n=str(size), x=begin, y=end)
         if (self.page.plain() < count) if intent == "last" else (self.page.plain() < size):

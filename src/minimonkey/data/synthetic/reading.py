@@ -46,6 +46,15 @@ class Reading:
         columns = self.sheet.columns
         return index + 1 < len(columns) and columns[index] == columns[index + 1] >= 0
 
+    def alone(self, index: int) -> bool:
+        """Whether nothing of another column stands at the height of the line, so that it is a line for every reader."""
+        rows, columns = self.sheet.rows, self.sheet.columns
+        own = rows[index][0]
+        return columns[index] >= 0 and not any(
+            column != columns[index] and abs(row[0].baseline - own.baseline) < 0.5 * own.face.px
+            for row, column in zip(rows, columns, strict=True)
+        )
+
     def plain(self) -> int:
         """How many lines there are before the first one that has a neighbour beside it."""
         columns = self.sheet.columns

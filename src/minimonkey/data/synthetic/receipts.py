@@ -111,7 +111,11 @@ def _address(page: Layout, align: float, rows: int) -> None:
     }
     for key in dice.some(list(makers), rows - 2):
         centred_pair(page, key, makers[key](), align)
-    page.region("seller", numbers[0] - (page.family != "footed"), len(page.sheet.rows) - 1)
+    last = len(page.sheet.rows) - 1
+    if page.family == "footed":
+        page.region("address", numbers[0], last)
+    else:
+        page.region("seller", numbers[0] - 1, last)
 
 
 def centred_pair(page: Layout, key: str, value: str, align: float) -> None:

@@ -62,14 +62,15 @@ class Pen:
             glyphs, advances = glyphs[: len(text)], advances[: len(text) + 1]
         return Run(text, self.face, x - align * float(advances[-1]), baseline, glyphs, advances)
 
-    def wrap(self, text: str, width: float, most: int) -> list[str]:
-        """Text in rows of at most `width`, at most `most` of them; the rest is left out."""
+    def wrap(self, text: str, width: float, most: int, indent: float = 0.0) -> list[str]:
+        """Text in rows of at most `width`, the first one `indent` less, at most `most` of them; the rest is left out."""
         text = self.printable(text)
         advances = self.advances(text)
         rows: list[str] = []
         start = 0
         while start < len(text) and len(rows) < most:
-            end = int(np.searchsorted(advances, advances[start] + width, side="right")) - 1
+            room = width if rows else width - indent
+            end = int(np.searchsorted(advances, advances[start] + room, side="right")) - 1
             if end < len(text):
                 cut = text.rfind(" ", start + 1, end + 1)
                 end = cut if cut > 0 else max(end, start + 1)

@@ -54,8 +54,9 @@ def label(page: Layout, lines: int) -> None:
 
 
 def _makers(page: Layout) -> dict[str, Callable[[], str]]:
+    """Particulars that the label may have, by key."""
     author, dice = page.author, page.dice
-    return {
+    makers: dict[str, Callable[[], str]] = {
         "weight": lambda: (
             f"{dice.between(1, 40) * 25} g" if dice.chance(0.6) else f"{dice.between(1, 9)}{author.comma}{dice.between(0, 9)} kg"
         ),
@@ -66,6 +67,7 @@ def _makers(page: Layout) -> dict[str, Callable[[], str]]:
         "origin": author.country,
         "website": author.website,
     }
+    return {key: maker for key, maker in makers.items() if key in page.facts.plausible}
 
 
 def _title(page: Layout, pen: Pen, align: float) -> None:
@@ -141,8 +143,10 @@ def _price(page: Layout) -> None:
     if band:
         page.sheet.fill((page.left - 0.3 * page.px, top, page.right + 0.3 * page.px, page.y), style.accent)
         page.space(0.2)
-    for key in dice.some(("article_number", "origin", "weight"), dice.between(0, 2)):
-        page.field(key, _makers(page)[key](), pens=(style.small, style.small))
+    makers = _makers(page)
+    keys = [key for key in ("article_number", "origin", "weight") if key in makers]
+    for key in dice.some(keys, dice.between(0, 2)):
+        page.field(key, makers[key](), pens=(style.small, style.small))
 
 
 def _envelope(page: Layout) -> None:
@@ -263,4 +267,4 @@ def _poster(page: Layout, lines: int) -> None:
     if lines > 4:
         page.space(0.3)
         first, last = page.paragraph(author.prose(dice.between(30, 120)), style.body, lines - len(page.sheet.rows), align)
-        page.region("text", first, last)
+        page.region("bottom", first, last)
