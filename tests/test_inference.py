@@ -181,6 +181,15 @@ def test_generation_settings_reach_the_model(vlm):
     assert vlm.ask(WIDE, "?", stop_strings=["4"]).text == "total: 4"
 
 
+def test_what_a_folder_sets_for_several_tokens_at_a_time_is_left_out(vlm):
+    expected = vlm.ask([], "Hello?", max_new_tokens=8).token_ids
+    vlm.model.generation_config.prompt_lookup_num_tokens = 2
+    runs = []
+    vlm.model.model.register_forward_pre_hook(lambda module, arguments: runs.append(1))
+    assert vlm.ask([], "Hello?", max_new_tokens=8).token_ids == expected
+    assert len(runs) == len(expected) + (len(expected) < 8)  # the stop token too
+
+
 def test_sampling_follows_the_seed(vlm):
     torch.manual_seed(1)
     one = vlm.ask(WIDE, "?", max_new_tokens=20, do_sample=True, temperature=2.0)
@@ -363,6 +372,9 @@ def test_text_too_long_is_no_matter_of_the_pyramid(tiny_model, tiny_processor, n
         ({"max_new_token": 5}, UsageError, "max_new_token=5: a setting neither of ask"),
         ({"num_beams": 4}, UsageError, "num_beams=4: ask.. gives one answer"),
         ({"num_return_sequences": 2}, UsageError, "gives one answer"),
+        ({"prompt_lookup_num_tokens": 2}, UsageError, "^prompt_lookup_num_tokens=2: ask.. gives one answer, token by token; use "),
+        ({"assistant_early_exit": 1}, UsageError, "gives one answer, token by token"),
+        ({"token_healing": True}, UsageError, "gives one answer, token by token"),
         ({"max_new_tokens": 0}, UsageError, "max_new_tokens=0: expected a whole number, 1 or more"),
         ({"max_new_tokens": "5"}, UsageError, "max_new_tokens='5': expected a whole number"),
         (

@@ -709,14 +709,18 @@ def test_compression_that_asks_the_question(vlm, compression, message):
         ({"use_cache": False}, UsageError, "use_cache=False: an open picture has a cache of its own"),
         ({"cache_implementation": "static"}, UsageError, "cache_implementation='static': an open picture"),
         ({"num_beams": 2}, UsageError, "num_beams=2: ask.. gives one answer"),
+        ({"prompt_lookup_num_tokens": 2}, UsageError, "prompt_lookup_num_tokens=2: ask.. gives one answer, token by token"),
         ({"max_new_tokens": 0}, UsageError, "max_new_tokens=0: expected a whole number"),
         ({"history": [("<image> <image>", "yes")]}, PromptError, "2 <image> marks for 1 pictures"),
         ({"max_new_tokens": 5000}, PromptError, "trained on 2048 together"),
     ],
 )
 def test_wrong_settings(vlm, settings, error, message):
-    with vlm.open(WIDE) as opened, pytest.raises(error, match=message):
-        opened.ask("?", **settings)
+    with vlm.open(WIDE) as opened:
+        kept = opened._kept
+        with pytest.raises(error, match=message):
+            opened.ask("?", **settings)
+        assert opened._kept is kept
 
 
 def test_pictures_that_cant_be_opened(made, tmp_path):

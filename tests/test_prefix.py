@@ -159,6 +159,21 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
     assert torch.equal(grown.layers[0][0][:, :, -3:], said)
 
 
+def test_tokens_that_were_tried_and_not_said_are_not_kept():
+    """A cache holds one token less than there are ids; whatever holds more has read something else."""
+    compressed = Prefix([7] * 5, prefix(3).layers, places=[0, 3, 4], positions=[0, 3, 4])
+    for kept in (prefix(5), compressed):
+        ids = [*kept.ids, 1, 2, 3]
+        for more, known in ((2, 7), (3, 5), (4, 5)):
+            inputs = kept.inputs(5, rows=1)
+            cache = inputs["compression"].cache if kept.places else inputs["past_key_values"]
+            for index in range(2):
+                cache.update(torch.rand(1, 2, more, 4), torch.rand(1, 2, more, 4), index)
+            grown = kept.grown(ids, inputs)
+            assert grown.ids == ids[:known]
+            assert grown.layers[0][0].shape[2] == known - kept.dropped
+
+
 def test_sees_all():
     one_slides = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}
     assert sees_all(text_model(Qwen2Model, Qwen2Config), 1000)

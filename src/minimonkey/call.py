@@ -25,8 +25,9 @@ from minimonkey.rotary import longest_sequence
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
-ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
-"""Settings of `generate` that would give something else than one answer, token by token."""
+ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False, "token_healing": False}
+ONE_ANSWER |= {"prompt_lookup_num_tokens": None, "assistant_early_exit": None, "use_mtp": False}
+"""Settings of `generate` that would give something else than one answer to the prompt as it is, token by token."""
 
 
 class Call:
@@ -186,11 +187,13 @@ class _Chosen(StoppingCriteria):
 
 def _settings(own: GenerationConfig, tokenizer: Any, given: dict[str, Any]) -> dict[str, Any]:
     """What `generate` gets: greedy unless `given` says otherwise, and the tokenizer's stop where the model names none."""
+    known = vars(GenerationConfig())
     for name, value in given.items():
-        if name not in vars(GenerationConfig()):
+        if name not in known:
             raise UsageError(f"{name}={value!r}: a setting neither of ask() nor of transformers' GenerationConfig")
         if value != ONE_ANSWER.get(name, value):
             raise UsageError(f"{name}={value!r}: ask() gives one answer, token by token; use vlm.model.generate for others")
     stop = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     pad = tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
-    return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | ONE_ANSWER | given
+    own_ways = {name: value for name, value in ONE_ANSWER.items() if name in known}  # older releases know fewer
+    return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | own_ways | given

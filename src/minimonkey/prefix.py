@@ -117,12 +117,15 @@ class Prefix:
         """With what was read since into the caches of `inputs`, of one row with these ids.
 
         Where the first layers look at all of the prompt, what was said is left out: it had seen less there than it would as a part
-        of the next prompt.
+        of the next prompt. As it was, if a cache has read as much as was said or more: the last token said never is, so that what
+        was read is something else, tokens that were tried, say.
         """
         compressed: Compressed | None = inputs.get("compression")
         cache: Any = inputs["past_key_values"] if compressed is None else compressed.cache
         early = None if compressed is None else compressed.early
         length = cache.get_seq_length() + self.dropped if early is None else early.get_seq_length()
+        if length >= len(ids):
+            return self
         whole = () if early is None else _tensors(early, length)
         return replace(self, ids=ids[:length], layers=_tensors(cache, length - self.dropped), early=whole)
 
