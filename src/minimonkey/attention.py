@@ -1,7 +1,10 @@
-"""Attention of few new tokens to many earlier ones, where several query heads share a key head (grouped-query attention), on a CPU.
+"""Two ways to compute attention where several query heads share a key head (grouped-query attention), on a CPU.
 
-torch's own kernel goes through all keys once for each query head, or transformers copies each key as often as there are heads that
+"sdpa_packed" is for few new tokens and many earlier ones. torch's own kernel goes through all keys once for each query head, or transformers copies each key as often as there are heads that
 share it. Here the heads of a group stand one behind the other as further queries: keys are read once, and copied never.
+
+"sdpa_repeated" is for a whole prompt that OpenVINO reads. It computes attention in one piece, without a map of all scores, only where
+there are as many key heads as query heads.
 
     shapes: B rows, H query heads, K key heads, L queries, S keys, C channels of a head
 """
@@ -16,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-PACKED = "sdpa_packed"
-"""Name of this way to compute attention, beside transformers' "sdpa" and "eager"."""
+PACKED, REPEATED = "sdpa_packed", "sdpa_repeated"
+"""Names of these ways to compute attention, beside transformers' "sdpa" and "eager"."""
 NOT_PLAIN = ("softcap", "cache", "position_bias")
 """What transformers' own function knows besides dropout, and packing doesn't."""
 MOST_QUERIES = 256
@@ -49,8 +52,23 @@ def packed_attention(
     return output.reshape(rows, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
+def repeated_attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of a prompt without padding to itself; shapes as above, with S = L and no mask.
+
+    Given torch's `enable_gqa`, OpenVINO 2026.4 made maps of all scores in float32 and kept them: 2 GiB a layer for 5,200 tokens.
+    """
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    output = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=kwargs.get("scaling"))
+    return output.transpose(1, 2).contiguous(), None
+
+
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(REPEATED, repeated_attention)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
+AttentionMaskInterface.register(REPEATED, sdpa_mask)
 
 
 def pack_heads(text: nn.Module) -> None:

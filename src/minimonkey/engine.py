@@ -21,6 +21,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
+from minimonkey.attention import REPEATED
 from minimonkey.decoder import rotation, window
 from minimonkey.errors import MissingExtraError, UsageError
 
@@ -85,7 +86,7 @@ class Reader:
         example = torch.zeros(1, 8, text.config.hidden_size, dtype=text.dtype)
         turned = rotation(text, example, torch.arange(8)[None])
         shapes = [[1, -1, part.shape[-1]] for part in (example, *turned)]
-        own, text.config._attn_implementation = text.config._attn_implementation, "sdpa"  # causal without a mask; "eager" isn't
+        own, text.config._attn_implementation = text.config._attn_implementation, REPEATED  # causal without a mask; "eager" isn't
         try:
             self._run = compiled(_Read(text), (example, *turned), shapes, text.dtype)
         finally:
@@ -124,9 +125,8 @@ class Reader:
     def _can_read(self, embeddings: torch.Tensor, mask: Any, positions: Any, cache: Any, others: dict[str, Any]) -> bool:
         if torch.is_grad_enabled() or len(embeddings) > 1 or embeddings.shape[1] < SHORTEST:
             return False
-        if any(others.get(name) for name in ("output_hidden_states", "output_attentions")):
-            return False
-        if any(layer._forward_pre_hooks for layer in self._text.layers):
+        asked = any(others.get(name) for name in ("output_hidden_states", "output_attentions"))
+        if asked or any(layer._forward_pre_hooks for layer in self._text.layers):
             return False
         if any(seen is not None and seen < embeddings.shape[1] for seen in self._windows):
             return False
