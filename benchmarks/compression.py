@@ -24,7 +24,7 @@ from minimonkey.compression import SELECTORS, CompressionSpec
 from minimonkey.decoder import rotation, walk
 from minimonkey.evaluation.speed import medians
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from report import Bar, circumstances, conclude, options
+from report import Bar, circumstances, conclude, options, parse
 
 BARS = {(12, 7, 1): 0.68, (12, 0, 1): 0.53}
 PUBLISHED_BAR = 1.3
@@ -96,10 +96,10 @@ def compare(model: MiniMonkeyForConditionalGeneration, given: argparse.Namespace
 def main() -> int:
     parser = options(__doc__, rounds=5)
     parser.add_argument("--scm-alone", action="store_true", help="leave the other selectors out: they have no bars, and take long")
-    given = parser.parse_args()
+    given = parse(parser)
     where = circumstances(given)
     model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
-    print(f"{where}; sdpa, keep_ratio 0.5, {given.rounds} alternating rounds after one that warms up, medians")
+    print(f"{where}; sdpa, keep_ratio 0.5; rounds alternate after one that warms up, medians")
     return conclude("compression", where, compare(model, given), given.figures)
 
 

@@ -25,7 +25,7 @@ from internvl2_1b import random_model, stock
 from minimonkey.engine import compiled, use_openvino
 from minimonkey.errors import MissingExtraError
 from minimonkey.evaluation.speed import medians
-from report import Bar, circumstances, conclude, options
+from report import Bar, circumstances, conclude, options, parse
 
 BARS = {"bfloat16": (1.5, 1e-2), "float32": (1.8, 1e-4)}
 """How many times faster than transformers' own, and the largest error."""
@@ -117,12 +117,12 @@ def print_rates(taken: dict[str, float], flops: dict[str, float], given: argpars
 
 
 def main() -> int:
-    parser = options(__doc__, dtype="both", rounds=5)
+    parser = options(__doc__, dtype=" and ".join(BARS), rounds=5)
     parser.add_argument("--tiles", type=int, default=4)
-    given = parser.parse_args()
+    given = parse(parser)
     where = circumstances(given)
-    print(f"{where}; {given.rounds} alternating rounds after one that warms up, medians")
-    dtypes = list(BARS) if given.dtype == "both" else [given.dtype]
+    print(f"{where}; rounds alternate after one that warms up, medians")
+    dtypes = given.dtype.split(" and ")
     return conclude("encoder", where, (bar for dtype in dtypes for bar in compare(dtype, given)), given.figures)
 
 

@@ -26,7 +26,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from internvl2_1b import QUESTIONS, TILE_TOKENS, pyramid_of, random_vlm, stock
 from minimonkey.evaluation.speed import alternate, noise_page
 from minimonkey.inference import VisionLanguageModel
-from report import Bar, circumstances, conclude, options
+from report import Bar, circumstances, conclude, options, parse
 
 RATE_BAR, FIRST_BAR = 0.95, 1.5
 NEW_TOKENS = 65
@@ -119,13 +119,13 @@ def compare(rivals: Rivals, rounds: int) -> Iterator[Bar]:
 
 
 def main() -> int:
-    given = options(__doc__).parse_args()
+    given = parse(options(__doc__))
     where = circumstances(given)
     rivals = Rivals(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine))
     print(
         f"{where}\nrival: transformers' own class and GotOcr2ImageProcessorPil({', '.join(f'{k}={v}' for k, v in RIVAL.items())})"
     )
-    print(f"{rivals.stock.config._attn_implementation}, greedy, {given.rounds} rounds after one that warms up, medians")
+    print(f"{rivals.stock.config._attn_implementation}, greedy; rounds alternate after one that warms up, medians")
     return conclude("generation", where, compare(rivals, given.rounds), given.figures)
 
 

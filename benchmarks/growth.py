@@ -29,7 +29,7 @@ from internvl2_1b import QUESTIONS, pyramid_of, random_vlm
 from minimonkey.evaluation.speed import noise_page
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.pyramid import Size
-from report import circumstances, commit, options, read, store
+from report import circumstances, commit, options, parse, read, store
 
 TILES = (1, 5, 13, 20, 40)
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -96,11 +96,11 @@ def begun(kept: dict, where: str, pieces: list[str], again: bool) -> dict:
 
 
 def main() -> int:
-    parser = options(__doc__)
+    parser = options(__doc__, rounds=None)
     parser.add_argument("--only", choices=list(PIECES), action="append", help="this piece alone; may be given again")
     parser.add_argument("--again", action="store_true", help="measure anew what the file has already")
     parser.add_argument("--most", type=int, default=40, help="no point beyond this one, to try things")
-    given = parser.parse_args()
+    given = parse(parser)
     where, pieces = circumstances(given), given.only or list(PIECES)
     kept = read(given.figures).get("growth", {}) if given.figures else {}
     if kept.get("where", where) != where and not given.again:

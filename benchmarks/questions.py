@@ -18,7 +18,7 @@ import torch
 from internvl2_1b import QUESTIONS, pyramid_of, random_vlm
 from minimonkey.evaluation.speed import alternate, noise_page
 from minimonkey.inference import OpenPicture, VisionLanguageModel
-from report import Bar, circumstances, conclude, options
+from report import Bar, circumstances, conclude, options, parse
 
 SECOND_BAR, FRESH_BAR, CACHED_BAR = 0.02, 6.0, 2.0
 NEW_TOKENS = 32
@@ -59,10 +59,9 @@ class Ways:
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--tiles", type=int, default=13)
-    given = parser.parse_args()
+    given = parse(parser, "tiles")
     where = circumstances(given)
-    print(f"{where}; sdpa, greedy, {given.tiles} tiles, {NEW_TOKENS} new tokens")
-    print(f"{given.rounds} alternating rounds after one that warms up, medians")
+    print(f"{where}; sdpa, greedy, {NEW_TOKENS} new tokens; rounds alternate after one that warms up, medians")
     ways = Ways(random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine), given.tiles)
     names = ("fresh", "open", "first", "second", "batch", "in_turn")
     taken = alternate({name: getattr(ways, name) for name in names}, given.rounds)

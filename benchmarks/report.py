@@ -40,18 +40,29 @@ class Bar(NamedTuple):
         return f"{'<=' if self.at_most else '>='} {self.limit:g}{self.unit}"
 
 
-def options(page: str, **defaults: Any) -> argparse.ArgumentParser:
-    """The options that benchmarks on the random model share; `page` is the benchmark's docstring."""
+def options(page: str, *, rounds: int | None = 3, **defaults: Any) -> argparse.ArgumentParser:
+    """The options that benchmarks on the random model share; `page` is the benchmark's docstring. None: it has no rounds."""
     parser = argparse.ArgumentParser(description=page, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engine", choices=("openvino",), help="what computes ours where it can; torch if not given")
-    parser.add_argument("--rounds", type=int, default=3)
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--layers", type=int, default=24, help="of each part; 24 is the real shape, to which the bars apply")
     parser.add_argument("--figures", type=Path, metavar="FILE", help=f"keep the figures; {FIGURES.relative_to(ROOT)} is the page's")
     parser.set_defaults(**defaults)
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, *real: str) -> argparse.Namespace:
+    """What was given. Other layers than the real ones, or another value of an option named in `real`, are for trying things:
+    their figures are refused to the page's file, with exit code 2, before anything is timed."""
+    given = parser.parse_args()
+    changed = [f"--{name}" for name in ("layers", *real) if getattr(given, name) != parser.get_default(name)]
+    if changed and given.figures is not None and given.figures.resolve() == FIGURES.resolve():
+        parser.error(f"{given.figures} is for the real size: leave out {' and '.join(changed)}, or give another file for --figures")
+    return given
 
 
 def circumstances(given: argparse.Namespace) -> str:
@@ -59,7 +70,9 @@ def circumstances(given: argparse.Namespace) -> str:
     torch.set_num_threads(given.threads)
     device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else f"{cpu()}, {given.threads} threads"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{device}; {versions}; {given.dtype}, {given.layers} layers, ours in {given.engine or 'torch'}"
+    counts = {name: getattr(given, name) for name in ("layers", "tiles", "rounds") if hasattr(given, name)}
+    size = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in counts.items())
+    return f"{device}; {versions}; {given.dtype}, {size}, ours in {given.engine or 'torch'}"
 
 
 def cpu() -> str:

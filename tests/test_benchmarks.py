@@ -119,9 +119,30 @@ def test_questions(run, module, monkeypatch):
     code, kept = run("questions", "--tiles", "3")
     rows = kept["questions"]["rows"]
     assert code == 1
+    assert kept["questions"]["where"].endswith("; bfloat16, 1 layer, 3 tiles, 1 round, ours in torch")
     assert [row["holds"] for row in rows][2] is False
     assert [row["bar"] for row in rows] == ["<= 0.02", ">= 6", ">= 1e+09"]
     assert all(0 < float(row["figure"]) < 1000 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("layers", "tiles", "named"), [("24", "3", "--tiles"), ("1", "13", "--layers"), ("1", "3", "--layers and")]
+)
+def test_the_page_gets_figures_of_the_real_size_alone(module, run, monkeypatch, capsys, tmp_path, layers, tiles, named):
+    """Refused before there is a model; the same goes into another file."""
+    report = module("report")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "FIGURES", tmp_path / "figures.json")
+    monkeypatch.setattr(module("questions"), "random_vlm", None)
+    with pytest.raises(SystemExit) as left:
+        run("questions", "--layers", layers, "--tiles", tiles)
+    assert left.value.code == 2
+    assert f"figures.json is for the real size: leave out {named}" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        run("questions", "--layers", "24", "--tiles", "13")
+    monkeypatch.setattr(report, "FIGURES", tmp_path / "page.json")
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        run("questions", "--layers", layers, "--tiles", tiles)
 
 
 def test_encoder(run, module, monkeypatch, capsys):
@@ -131,6 +152,7 @@ def test_encoder(run, module, monkeypatch, capsys):
     monkeypatch.setattr(encoder, "in_openvino", lambda *_: None)
     code, kept = run("encoder", "--tiles", "2")
     assert code == 0
+    assert "; bfloat16 and float32, 1 layer, 2 tiles, 1 round, ours in torch" in kept["encoder"]["where"]
     assert [row["what"].split(",")[1] for row in kept["encoder"]["rows"]] == [" bfloat16", " bfloat16", " float32", " float32"]
     printed = capsys.readouterr().out
     assert printed.count("  the linear layers reach ") == printed.count("  1 layers of attention alone take ") == 2
