@@ -2,11 +2,11 @@
 
     python benchmarks/read_documents.py [--model FOLDER] [--count 600] [--plain] [--errors 20] [--json FILE]
 
-The documents are drawn anew (they need Debian's typefaces and word lists, as training does); tests/golden/held_out_documents.json
-has their hash. Typefaces, words and one family of layouts of each kind are never in training. All questions of a document are asked
-of its open picture, greedy, each as a first turn. Only print whose x-height is 5 px or more in the detail level counts for the
-bars; smaller print is reported apart. `--plain` cuts by plain tiling with as many tiles as the pyramid had. Exits with 1 if the
-embedded model misses a bar.
+The documents are drawn anew (they need Debian's typefaces and word lists, as training does) and compared with the hashes in
+tests/golden/held_out_documents.json. Typefaces, words and one family of layouts of each kind are never in training. All questions
+of a document are asked of its open picture, greedy, each as a first turn. Only print whose x-height is 5 px or more in the detail
+level counts for the bars; smaller print is reported apart. Intervals resample documents, whose questions have much in common.
+`--plain` cuts by plain tiling with as many tiles as the pyramid had. Exits with 1 if the embedded model misses a bar.
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ from tqdm import tqdm
 import minimonkey
 from minimonkey.answer import boxes_of
 from minimonkey.data.synthetic.document import Document
-from minimonkey.data.synthetic.held_out import held_out_documents
+from minimonkey.data.synthetic.held_out import digests, held_out_documents
 from minimonkey.data.synthetic.questions import UNANSWERABLE, Question
+from minimonkey.errors import DataError
 from minimonkey.evaluation.metrics import anls, cer_counts, confidence_interval
 from minimonkey.pyramid import Box, Pyramid, PyramidSpec, Size
 
+FROZEN = Path(__file__).parents[1] / "tests" / "golden" / "held_out_documents.json"
 SMALLEST_PX = 5.0
 """x-height in the detail level below which print doesn't count for the bars."""
 FORMS = ("receipt", "invoice", "form")
-MAX_NEW_TOKENS = 420
+MAX_NEW_TOKENS, SHORT_TOKENS = 420, 200
+"""Of an answer that is several lines, and of any other: more than any of the 600 documents wants, whose answers end by themselves."""
+SEVERAL_LINES = ("region", "everything")
 REFUSALS = 0.1
 """Share of answerable questions that may be refused for the recall of "unanswerable" to count."""
 
@@ -51,6 +55,8 @@ class Reading(NamedTuple):
     size: Size
     boxes: list[Box]
     """Those that were said, in pixels; the text leaves out the marks that tell them."""
+    number: int
+    """The document's, from 0."""
 
 
 class Bar(NamedTuple):
@@ -117,30 +123,60 @@ def smallest_print(document: Document, question: Question, pyramid: Pyramid) -> 
     return scale * min((document.lines[line].x_height_px for line in asked), default=0.0)
 
 
+def frozen(documents: Iterator[Document]) -> Iterator[Document]:
+    """The documents, once each of the first few, and all of them at the end, have turned out to be those that were frozen.
+
+    Raises DataError: other typefaces, word lists or versions of Pillow draw other documents.
+    """
+    golden = json.loads(FROZEN.read_text(encoding="utf-8"))
+    expected = dict(enumerate(golden["first"])) | {golden["count"] - 1: golden["sha256"]}
+    seen: list[Document] = []
+
+    def passing() -> Iterator[Document]:
+        for document in documents:
+            seen.append(document)
+            yield document
+
+    for number, digest in enumerate(digests(passing())):
+        if expected.get(number, digest) != digest:
+            raise DataError(f"document {number} isn't the frozen one: {FROZEN.name} was made with {golden['made_with']}")
+        yield seen.pop()
+
+
 def readings(vlm: minimonkey.VisionLanguageModel, documents: Iterator[Document], plain: bool) -> Iterator[Reading]:
-    for document in documents:
+    for number, document in enumerate(documents):
         spec = vlm.processor.image_processor.spec
         size = Size(document.picture.height, document.picture.width)
         pyramid = spec.plan(size)
         used = same_tiles(spec, pyramid) if plain else spec
         with vlm.open(document.picture, pyramid=used) as opened:
-            longest = min(MAX_NEW_TOKENS, 24 + max(len(question.answer) for question in document.questions))
-            answers = opened.ask_many([question.text for question in document.questions], max_new_tokens=longest)
-        for question, answer in zip(document.questions, answers, strict=True):
+            answers = {}
+            for longest, several in ((MAX_NEW_TOKENS, True), (SHORT_TOKENS, False)):
+                asked = [question for question in document.questions if (question.kind in SEVERAL_LINES) == several]
+                texts = [question.text for question in asked]
+                answers |= dict(zip(texts, opened.ask_many(texts, max_new_tokens=longest) if asked else [], strict=True))
+        for question in document.questions:
+            answer = answers[question.text]
             # The pyramid's detail level decides which print counts, whichever way the picture was cut.
             height = smallest_print(document, question, pyramid)
             said = (question.kind, question.text, question.answer, answer.text)
-            yield Reading(*said, document.kind, len(document.lines), height, size, answer.boxes)
+            yield Reading(*said, document.kind, len(document.lines), height, size, answer.boxes, number)
+
+
+def figure_of(bar: Bar, rows: list[Reading]) -> tuple[float, float, float]:
+    """The figure of these readings, and its 95 % interval from resampling documents."""
+    sums: dict[int, tuple[float, float]] = {}
+    for reading in rows:
+        sums[reading.number] = tuple(map(sum, zip(sums.get(reading.number, (0, 0)), bar.score(reading), strict=True)))
+    values, weights = zip(*sums.values(), strict=True)
+    return (sum(values) / sum(weights), *confidence_interval(values, weights))
 
 
 def row(bar: Bar, rows: list[Reading]) -> tuple[str, bool]:
     """A line of the table, and whether the bar is met."""
-    scores = [bar.score(reading) for reading in rows]
-    if not scores:
+    if not rows:
         return f"| {bar.name} | 0 | - | - | {bar.close_at:.2f} |", False
-    values, weights = zip(*scores, strict=True)
-    figure = sum(values) / sum(weights)
-    low, high = confidence_interval(values, weights)
+    figure, low, high = figure_of(bar, rows)
     met = figure <= bar.close_at if bar.at_most else figure >= bar.close_at
     limit = f"{'<=' if bar.at_most else '>='} {bar.close_at:.2f}"
     return f"| {bar.name} | {len(rows)} | {figure:.3f} | {low:.3f}-{high:.3f} | {limit} |", met
@@ -166,16 +202,14 @@ def table(rows: list[Reading]) -> tuple[str, bool]:
 
 
 def by_size(rows: list[Reading]) -> str:
-    """Character error rate of lines and regions by x-height in the detail level."""
-    lines = ["| x-height in the detail level | questions | CER | 95 % |", "|---|---|---|---|"]
-    for low, high in ((0, 4), (4, 5), (5, 6), (6, 8), (8, 11), (11, 1000)):
-        group = [r for r in rows if r.kind in ("line", "region") and low <= r.x_height_px < high]
-        if group:
-            counts = [edits(reading) for reading in group]
-            values, weights = zip(*counts, strict=True)
-            below, above = confidence_interval(values, weights)
-            name = f"{low}-{high} px" if high < 1000 else f"{low} px and more"
-            lines.append(f"| {name} | {len(group)} | {sum(values) / sum(weights):.3f} | {below:.3f}-{above:.3f} |")
+    """Every figure by x-height in the detail level, with the number of questions."""
+    sizes = ((0, 4), (4, 5), (5, 6), (6, 8), (8, 11), (11, 1000))
+    heads = [f"{low}-{high} px" if high < 1000 else f"{low} px and more" for low, high in sizes]
+    lines = [f"| x-height in the detail level | {' | '.join(heads)} |", "|---" * (len(sizes) + 1) + "|"]
+    for bar in BARS:
+        groups = [[r for r in rows if bar.counts(r) and low <= r.x_height_px < high] for low, high in sizes]
+        cells = [f"{figure_of(bar, group)[0]:.3f} ({len(group)})" if group else "-" for group in groups]
+        lines.append(f"| {bar.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -189,7 +223,7 @@ def main() -> int:
     options = parser.parse_args()
     vlm = minimonkey.load(options.model)
     started = time.perf_counter()
-    documents = tqdm(held_out_documents(options.count), total=options.count, unit="document")
+    documents = tqdm(frozen(held_out_documents(options.count)), total=options.count, unit="document")
     rows = list(readings(vlm, documents, options.plain))
     lines, met = table(rows)
     print(f"{options.model or 'embedded model'}, {'plain tiling, equal tiles' if options.plain else vlm!r}")

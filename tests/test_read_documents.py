@@ -1,5 +1,7 @@
 """The benchmark of documents asks each question of the open picture, and counts right answers as right."""
 
+import dataclasses
+import json
 import re
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,6 +13,8 @@ import pytest
 from minimonkey.answer import boxes_of
 from minimonkey.data.synthetic import typefaces, words
 from minimonkey.data.synthetic.document import make_document
+from minimonkey.data.synthetic.held_out import digests
+from minimonkey.errors import DataError
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
 TEXT = "".join(f"\n{a}{b}{c}" for a in "bdglmnprst" for b in "aeiou" for c in "lnrst") + "\n"
@@ -65,7 +69,29 @@ def test_who_knows_everything_misses_nothing(benchmark, document, plain):
 
 def test_half_a_box_is_half_an_overlap(benchmark):
     fields = {"kind": "where", "question": "?", "wanted": "<box>[[0, 0, 500, 1000]]</box>", "said": "", "document": "form"}
-    row = benchmark.Reading(**fields, lines=5, x_height_px=9.0, size=Size(200, 100), boxes=[Box(0, 0, 25, 200), Box(0, 0, 50, 200)])
+    boxes = [Box(0, 0, 25, 200), Box(0, 0, 50, 200)]
+    row = benchmark.Reading(**fields, lines=5, x_height_px=9.0, size=Size(200, 100), boxes=boxes, number=0)
     assert benchmark.overlap(row) == 0.5, "the first box that was said counts"
     assert benchmark.overlap(row._replace(boxes=[])) == 0
     assert benchmark.overlap(row._replace(boxes=[Box(60, 0, 90, 200)])) == 0
+
+
+def test_documents_are_resampled_not_questions(benchmark):
+    fields = {"kind": "line", "question": "?", "wanted": "abcd", "document": "form", "lines": 5, "x_height_px": 9.0}
+    fields |= {"size": Size(9, 9), "boxes": []}
+    rows = [benchmark.Reading(**fields, said=said, number=number) for number, said in ((0, "abcd"), (0, "abcd"), (1, "abxx"))]
+    figure, low, high = benchmark.figure_of(benchmark.BARS[0], rows)
+    assert (figure, low, high) == (2 / 12, 0, 0.5), "either document may be drawn twice"
+    sizes = benchmark.by_size([*rows, rows[2]._replace(x_height_px=20.0)]).splitlines()
+    assert sizes[2] == "| single lines, CER | - | - | - | - | 0.167 (3) | 0.500 (1) |"
+
+
+def test_other_documents_than_the_frozen_ones_are_refused(benchmark, document, monkeypatch, tmp_path):
+    golden = {"first": list(digests([document])), "count": 2, "sha256": list(digests([document, document]))[-1], "made_with": {}}
+    (tmp_path / "frozen.json").write_text(json.dumps(golden))
+    monkeypatch.setattr(benchmark, "FROZEN", tmp_path / "frozen.json")
+    assert list(benchmark.frozen(iter([document, document]))) == [document, document]
+    other = dataclasses.replace(document, questions=document.questions[1:])
+    for wrong in ([other], [document, other]):
+        with pytest.raises(DataError, match=f"document {len(wrong) - 1} isn't the frozen one"):
+            list(benchmark.frozen(iter(wrong)))
