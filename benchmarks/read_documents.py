@@ -36,7 +36,7 @@ SMALLEST_PX = 5.0
 """x-height in the detail level below which print doesn't count for the bars."""
 FORMS = ("receipt", "invoice", "form")
 MAX_NEW_TOKENS, SHORT_TOKENS = 420, 200
-"""Of an answer that is several lines, and of any other: more than any of the 600 documents wants, whose answers end by themselves."""
+"""Of an answer that is several lines, and of any other: more than any of the 600 documents wants; answers end by themselves."""
 SEVERAL_LINES = ("region", "everything")
 REFUSALS = 0.1
 """Share of answerable questions that may be refused for the recall of "unanswerable" to count."""
