@@ -60,6 +60,7 @@ def test_before_there_is_a_question():
     [
         (CompressionSpec("scm", 0.4), 12 - 4),
         (CompressionSpec("scm", 0.4, budget="tile"), 3 * (4 - 1)),
+        (CompressionSpec("scm", 0.58, budget="tile"), 3 * (4 - 2)),
         (CompressionSpec("random", 1), 0),
         (CompressionSpec("downsample", 0.75), 3 * (4 - 3)),
     ],
@@ -67,6 +68,14 @@ def test_before_there_is_a_question():
 def test_dropped(spec, dropped):
     assert spec.dropped(tiles=3, tile_tokens=4) == dropped
     assert spec.dropped(tiles=0, tile_tokens=4) == 0
+
+
+def test_shares_are_decimal_numbers_rounded_down():
+    """As floats 0.29 x 6400 is 1855.9999999999998 and 0.07 x 100 is 7.000000000000001."""
+    shares = [(0.29, 6400, 1856), (0.29, 100, 29), (0.57, 100, 57), (0.07, 100, 7), (0.3, 12, 3), (0.999, 1000, 999), (0.05, 12, 0)]
+    assert [CompressionSpec("scm", share).kept(size) for share, size, _ in shares] == [kept for *_, kept in shares]
+    assert CompressionSpec("scm", 0.29).dropped(tiles=25, tile_tokens=256) == 6400 - 1856
+    assert CompressionSpec("scm", 1).kept(3328) == 3328
 
 
 def test_the_short_form():

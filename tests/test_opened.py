@@ -598,6 +598,17 @@ def test_two_hundred_compressed_pictures_leave_nothing(made):
     assert vlm.cache_bytes == 0
 
 
+@pytest.mark.parametrize("spec", [SCM, SPECS["uniform anew"]], ids=named)
+def test_lengths_of_compressed_pictures_count_the_whole_prompt(made, spec):
+    vlm = made(num_hidden_layers=4)
+    stop = vlm.ask(WIDE, "What?", compression=spec, max_new_tokens=1).token_ids[0]
+    settings = {"max_new_tokens": 8, "eos_token_id": stop, "min_length": len(ids_of(vlm, "What?")) + 4}
+    fresh = vlm.ask(WIDE, "What?", compression=spec, **settings)
+    assert len(fresh.token_ids) >= 4
+    with vlm.open(WIDE, compression=spec) as opened:
+        same(opened.ask("What?", **settings), fresh)
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
@@ -613,6 +624,28 @@ def test_bytes_are_counted(vlm):
         assert (other.closed, other.cache_bytes) == (True, 0)
         assert vlm.cache_bytes == opened.cache_bytes
     assert vlm.cache_bytes == 0
+
+
+def test_many_questions_have_copies_that_fit(vlm):
+    """Each row has one of what was read, and there are no more at a time than may be kept."""
+    copies = []
+
+    def note(module, arguments, settings):
+        if (cache := settings["past_key_values"]).get_seq_length() == known:
+            copies.append((len(settings["inputs_embeds"]), sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)))
+
+    with vlm.open(WIDE) as opened:
+        known, read = prefix_length(vlm), opened._kept.nbytes
+        expected = opened.ask_many(QUESTIONS, max_new_tokens=4)
+        vlm.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+        opened.ask_many(QUESTIONS, max_new_tokens=4)
+        assert copies == [(3, 3 * read)]
+        vlm.max_cache_bytes = 3 * read - 1
+        assert not opened.closed
+        del copies[:]
+        for answer, other in zip(opened.ask_many(QUESTIONS, max_new_tokens=4), expected, strict=True):
+            same(answer, other)
+        assert copies == [(2, 2 * read), (1, read)]
 
 
 def test_the_picture_used_longest_ago_makes_room(vlm):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import GenerationConfig
 
 from minimonkey import selectors
 from minimonkey.compression import SELECTORS, CompressionSpec
@@ -196,22 +197,22 @@ SPECS += [
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.selector}-{spec.queries}-{spec.positions}-{spec.budget}")
-def test_a_row_gives_the_same_alone_and_in_a_batch(qwen2, spec):
+def test_a_row_gives_the_same_alone_and_in_a_batch(model, spec):
     inputs = batch(*ROWS)
-    new = qwen2.generate(**inputs, compression=spec, max_new_tokens=NEW, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    new = model.generate(**inputs, compression=spec, max_new_tokens=NEW, do_sample=False)[:, inputs["input_ids"].shape[1] :]
     with torch.no_grad():
-        together = qwen2.model.compress(spec, **inputs)
-        logits = qwen2(**inputs, compression=spec).logits
+        together = model.model.compress(spec, **inputs)
+        logits = model(**inputs, compression=spec).logits
     assert len(set(together.mask.sum(dim=1).tolist())) > 2
     first = 0
     for row, parts in enumerate(ROWS):
         tiles = sum(sum(part) for part in parts if isinstance(part, tuple))
         single = batch(parts, seed=first)
         first += tiles
-        alone = qwen2.generate(**single, compression=spec, max_new_tokens=NEW, do_sample=False)
+        alone = model.generate(**single, compression=spec, max_new_tokens=NEW, do_sample=False)
         assert alone[0, single["input_ids"].shape[1] :].tolist() == new[row].tolist()
         with torch.no_grad():
-            single_logits = qwen2(**single, compression=spec).logits
+            single_logits = model(**single, compression=spec).logits
         count = int(together.mask[row].sum())
         assert_close(logits[row, -count:], single_logits[0], rtol=1e-4, atol=1e-4)
         assert (
@@ -424,6 +425,68 @@ def test_what_was_compressed_before_may_be_read_later(qwen2, selector):
 def test_what_forward_cannot_give(qwen2, more, message):
     with pytest.raises(UsageError, match=message):
         qwen2(**batch(ONE), compression=CompressionSpec("scm"), **more)
+
+
+@pytest.mark.parametrize("spec", [CompressionSpec("scm"), CompressionSpec("uniform")], ids=lambda spec: spec.selector)
+@pytest.mark.parametrize("given_by", ["call", "config", "model"])
+def test_lengths_count_the_whole_prompt(monkeypatch, qwen2, spec, given_by):
+    """As they do without compression, whoever sets them."""
+    inputs, length = batch(ONE), 35
+
+    def generate(**lengths):
+        if given_by == "call":
+            return qwen2.generate(**inputs, compression=spec, do_sample=False, eos_token_id=stops, **lengths)
+        config = GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=0, **lengths)
+        if given_by == "config":
+            return qwen2.generate(**inputs, compression=spec, generation_config=config)
+        monkeypatch.setattr(qwen2, "generation_config", config)
+        return qwen2.generate(**inputs, compression=spec)
+
+    stops = None
+    said = qwen2.generate(**inputs, compression=spec, do_sample=False, max_new_tokens=NEW)
+    assert generate(max_length=length + NEW).tolist() == said.tolist()
+    stops = int(said[0, length])
+    assert generate(max_length=length + NEW).shape[1] == length + 1
+    held_back = qwen2.generate(
+        **inputs, compression=spec, do_sample=False, max_new_tokens=NEW, min_new_tokens=3, eos_token_id=stops
+    )
+    assert held_back.shape[1] > length + 3
+    assert generate(max_length=length + NEW, min_length=length + 3).tolist() == held_back.tolist()
+
+
+@torch.no_grad()
+def test_the_length_of_prompts_is_known_from_what_is_left(qwen2):
+    inputs = batch(*ROWS)
+    compressed = qwen2.model.compress(CompressionSpec("scm"), **inputs)
+    assert compressed.dropped == inputs["input_ids"].shape[1] - compressed.index.shape[1] > 0
+
+
+@pytest.mark.parametrize(("queries", "asking"), [("all", ASKED["all"]), ("vision", ASKED["vision"])])
+def test_each_layer_reads_each_token_once(qwen2, queries, asking):
+    """Two layers the whole prompt, the others what is left of it; besides, the second layer's queries, of the tokens that ask."""
+    layers = qwen2.model.language_model.layers
+    read, asked = [[] for _ in layers], []
+    handles = [
+        layer.register_forward_pre_hook(lambda module, arguments, seen=seen: seen.append(arguments[0].shape[1]))
+        for layer, seen in zip(layers, read, strict=True)
+    ]
+    projection = layers[1].self_attn.q_proj
+    handles.append(projection.register_forward_hook(lambda module, arguments, output: asked.append(output.shape[1])))
+    spec = CompressionSpec("scm", 0.5, queries=queries)
+    qwen2.generate(**batch(ONE), compression=spec, max_new_tokens=3, do_sample=False)
+    for handle in handles:
+        handle.remove()
+    assert read == [[35, 1, 1], [35, 1, 1], [29, 1, 1], [29, 1, 1]]
+    assert asked == [35, len(asking), 1, 1]
+
+
+def test_a_share_is_that_of_the_decimal_number(qwen2):
+    """0.28 x 25 is 7.000000000000001 and 0.29 x 100 is 28.999999999999996 as floats; nothing is lost of the second."""
+    inputs, selections = batch([3, (25, 2, 1), 6]), []
+    for selector in ("uniform", "scm"):
+        spec = CompressionSpec(selector, 0.29)
+        qwen2.generate(**inputs, compression=spec, selections=selections, max_new_tokens=1, do_sample=False)
+    assert [len(selection.selected) for selection in selections] == [29, 29]
 
 
 def test_generate_needs_the_cache(qwen2):

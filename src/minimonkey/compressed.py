@@ -42,6 +42,11 @@ class Compressed:
     prompt_mask: torch.Tensor | None = None
     """Which tokens of the whole prompts aren't padding, [B, L]; goes with `early`."""
 
+    @property
+    def dropped(self) -> int:
+        """How much shorter the batch is than the prompts were. Their last tokens were kept."""
+        return int(self.index[:, -1].max()) + 1 - self.index.shape[1]
+
     def ids(self, input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
         """Ids of the kept tokens, int64 [B, K], given those of the prompts [B, L]."""
         return input_ids.gather(1, self.index).masked_fill(self.mask == 0, pad_token_id)

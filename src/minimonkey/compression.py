@@ -25,7 +25,7 @@ SELECTORS = {
     "fastv": "as scm, but only the prompt's last token is asked, in the manner of FastV (arXiv 2403.06764).",
     "random": "any tokens, the same for the same `seed`.",
     "uniform": "every n-th token.",
-    "downsample": "none is dropped: neighbours in a tile are averaged, down to the same number of tokens.",
+    "downsample": "none is dropped: neighbours in a tile are averaged, down to at most as many tokens.",
     "visionzip": "the attention of the encoder's class token in its last layer, in the manner of VisionZip (arXiv 2412.04467), but "
     "without its merging of the others.",
     "divprune": "tokens far from each other: max-min diversity.",
@@ -87,9 +87,8 @@ class CompressionSpec:
         try:
             keep_ratio = float(share) if colon else cls.keep_ratio
         except ValueError as error:
-            raise UsageError(
-                f'compression {text[:40]!r}: expected a selector, or a selector and a share such as "scm:0.5"'
-            ) from error
+            expected = 'expected a selector, or a selector and a share such as "scm:0.5"'
+            raise UsageError(f"compression {text[:40]!r}: {expected}") from error
         return cls(name, keep_ratio, **settings)
 
     @classmethod
@@ -112,16 +111,18 @@ class CompressionSpec:
             return self
         free = [name for name in SELECTORS if "queries" not in (setting for setting, *_ in _FIXED.get(name, ()))]
         if self.selector not in free:
-            raise UsageError(
-                f"compression={self.selector!r} asks the question, and a picture is opened before there is one: "
-                f"take {', '.join(free)} or none, or use ask()"
-            )
+            why = f"compression={self.selector!r} asks the question, and a picture is opened before there is one"
+            raise UsageError(f"{why}: take {', '.join(free)} or none, or use ask()")
         return replace(self, queries="vision")
+
+    def kept(self, size: int) -> int:
+        """How many stay of so many tokens that share a budget; `downsample` may keep fewer."""
+        return int(self.keep_ratio * size + 1e-9)  # as floats, 0.29 x 100 is a little less than 29
 
     def dropped(self, tiles: int, tile_tokens: int) -> int:
         """How many tokens of a detail level of so many tiles go; `downsample` may drop more."""
         groups, size = (tiles, tile_tokens) if self.budget == "tile" else (1, tiles * tile_tokens)
-        return groups * (size - int(self.keep_ratio * size))
+        return groups * (size - self.kept(size))
 
 
 _PUBLISHED = "is what was published"
@@ -211,9 +212,8 @@ def detail_levels(
             continue
         (row, column), last = places[first], places[end - 1]
         if last != [row, column + end - 1 - first]:
-            raise UsageError(
-                f"level_tiles has {sum(counts)} tiles for picture {picture + 1}, whose image tokens aren't in one piece"
-            )
+            tiles_of = f"level_tiles has {sum(counts)} tiles for picture {picture + 1}"
+            raise UsageError(f"{tiles_of}, whose image tokens aren't in one piece")
         span = Span(column, column + size)
         queries = _asked(spec, input_ids[row] == image_token_id, mask[row].bool(), span.stop, last[1] + 1)
         found.append(DetailLevel(picture, row, span, tile_tokens, first, queries))

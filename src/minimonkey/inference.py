@@ -177,7 +177,8 @@ class VisionLanguageModel:
 
     @property
     def cache_bytes(self) -> int:
-        """What all open pictures keep now. An answer under way has a copy of one picture's besides."""
+        """What all open pictures keep now. An answer under way has a copy of one picture's besides, `ask_many` one for each
+        question, as many at a time as `max_cache_bytes` has room for."""
         return self._shelf.cache_bytes
 
     def _compression(self, given: Any) -> CompressionSpec | None:

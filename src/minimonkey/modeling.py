@@ -7,12 +7,13 @@ Knows nothing of pictures, text or devices: tensors stay where the caller put th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import InternVLForConditionalGeneration
+from transformers import GenerationConfig, InternVLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
@@ -94,6 +95,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
     def generate(
         self,
         inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
         *args: Any,
         compression: CompressionSpec | Compressed | None = None,
         selections: list[Selection] | None = None,
@@ -102,17 +104,19 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens, and
         `selections`, a list, gets what was chosen of each picture.
 
-        What comes back is as without it: the whole prompts' ids, then the new ones. Streamers and criteria see the kept ids. If
-        what `model.compress` made of prompts is given for it, `inputs` are the kept ids, and stand before the new ones. More ids
-        may follow them, with an `attention_mask` for all, once the language model has read the prompts.
+        What comes back is as without it: the whole prompts' ids, then the new ones; `max_length` and `min_length` count both.
+        Streamers and criteria see the kept ids. If what `model.compress` made of prompts is given for it, `inputs` are the kept
+        ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language model has
+        read the prompts.
         """
         if compression is None:
-            return super().generate(inputs, *args, **settings)
+            return super().generate(inputs, generation_config, *args, **settings)
         if isinstance(compression, Compressed):
             mask = settings.get("attention_mask", compression.mask)
             places = torch.cat((compression.positions, compression.behind(mask[:, compression.mask.shape[1] :])), dim=1)
             settings |= {"attention_mask": mask, "position_ids": places}
-            return super().generate(inputs, *args, **settings, compression=compression)
+            generation_config = self._take_off(compression.dropped, settings, generation_config)
+            return super().generate(inputs, generation_config, *args, **settings, compression=compression)
         if is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
         if settings.get("use_cache") is False:
@@ -120,12 +124,12 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         prompt = settings.pop("input_ids", inputs)
         compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
         if compressed is None:
-            return super().generate(prompt, *args, **settings)
+            return super().generate(prompt, generation_config, *args, **settings)
         if selections is not None:
             selections += compressed.selections
         kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
         settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
-        output = self.generate(kept, *args, compression=compressed, **settings)
+        output = self.generate(kept, generation_config, *args, compression=compressed, **settings)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         whole = prompt.repeat_interleave(len(sequences) // len(prompt), dim=0)
         whole = torch.cat((whole, sequences[:, kept.shape[1] :]), dim=1)
@@ -133,3 +137,16 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             return whole
         output.sequences = whole
         return output
+
+    def _take_off(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
+        """The config, and the settings in place, with lengths that don't count the dropped tokens: `generate` never sees these."""
+        config = copy.copy(config)
+        for name in ("max_length", "min_length"):
+            own = getattr(self.generation_config, name)
+            if settings.get(name) is not None:
+                settings[name] = max(settings[name] - dropped, 0)
+            elif config is not None and getattr(config, name) is not None:
+                setattr(config, name, max(getattr(config, name) - dropped, 0))
+            elif own is not None:
+                settings[name] = max(own - dropped, 0)
+        return config

@@ -54,8 +54,8 @@ class OpenPicture:
     ) -> None:
         self.pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
         """How each picture was cut."""
-        self._model, self._processor, self._shelf, self._system = model, processor, shelf, system
-        self._order = spec.order
+        self._model, self._processor, self._shelf = model, processor, shelf
+        self._system, self._order = system, spec.order
         self._compression = compression if any(pyramid.detail for pyramid in self.pyramids) else None
         self._closed_because: str | None = None
         self._kept = NOTHING
@@ -92,9 +92,11 @@ class OpenPicture:
         return self._call([question], history, max_new_tokens, **generation).answers()[0]
 
     def ask_many(self, questions: Iterable[str], **settings: Any) -> list[Answer]:
-        """The answer to each question, all at once: the same as one by one, up to rounding. `settings` as in `ask`, for each."""
-        rows = list(questions)
-        return self._call(rows, **settings).answers() if rows else []
+        """The answer to each question: the same as one by one, up to rounding. `settings` as in `ask`, for each. All at once, each
+        with a copy of what was read; if not all copies fit into `vlm.max_cache_bytes`, as many at a time as do."""
+        rows, at_once = list(questions), max(1, self._shelf.max_bytes // max(1, self._kept.nbytes))
+        groups = [rows[begin : begin + at_once] for begin in range(0, len(rows), at_once)]
+        return [answer for group in groups for answer in self._call(group, **settings).answers()]
 
     def stream(self, question: str, **settings: Any) -> Generator[str, None, Answer]:
         """The text of `ask(question, **settings)` in pieces, as `VisionLanguageModel.stream` gives it."""
@@ -167,9 +169,9 @@ class OpenPicture:
         self._shelf.put(self)
         known = self._known(rows, call.settings["max_new_tokens"])
         inputs = self._inputs(rows, known)
-        width = inputs["input_ids"].shape[1]
         call.kept = self._kept.selections if known else ()
         if len(rows) == 1 and known >= self._length:
+            width = inputs["input_ids"].shape[1]
             call.afterwards = lambda sequences: self._keep(rows[0] + sequences[0, width:].tolist(), inputs)
         call.begin(inputs)
         return call
@@ -233,10 +235,8 @@ class Shelf:
     def make_room(self, more: int) -> None:
         """Close those used longest ago until there is room. Raises UsageError if there is too little even without any."""
         if more > self.max_bytes:
-            raise UsageError(
-                f"open pictures may keep {self.max_bytes} bytes, and this one needs {more}: raise vlm.max_cache_bytes, "
-                "or lower the pyramid's budgets"
-            )
+            needs = f"open pictures may keep {self.max_bytes} bytes, and this one needs {more}"
+            raise UsageError(f"{needs}: raise vlm.max_cache_bytes, or lower the pyramid's budgets")
         for picture in itertools.takewhile(lambda _: not self.has_room(more), list(self._pictures.values())):
             picture.close(f"it made room for others (vlm.max_cache_bytes={self.max_bytes})")
 

@@ -78,7 +78,7 @@ def _choice(
     """What a selector keeps of a picture in a prompt, embeddings [L, D]: picks [G, k], scores [G, n], averages [G, k, D]."""
     features = row[level.span.start : level.span.stop].unflatten(0, (-1, _group(spec, level)))
     groups, size = features.shape[:2]
-    keep = int(spec.keep_ratio * size)
+    keep = spec.kept(size)
     with torch.no_grad():
         if spec.selector == "visionzip":
             assert class_attention is not None
@@ -175,7 +175,7 @@ def _ask(
             window=window(text, ASKED_LAYER),
         )
         grouped = scores.to(hidden.device).unflatten(0, (-1, _group(spec, level)))
-        selections.append(_selection(level, selectors.best(grouped, int(spec.keep_ratio * grouped.shape[1])), grouped))
+        selections.append(_selection(level, selectors.best(grouped, spec.kept(grouped.shape[1])), grouped))
     return selections
 
 
