@@ -70,6 +70,14 @@ def test_the_best_in_their_order_and_the_first_of_equals():
     assert selectors.best(torch.ones(2, 4), 0).tolist() == [[], []]
 
 
+def test_chance_by_seed():
+    """Of torch.rand(2, 8, dtype=float64) after manual_seed(0), the three greatest of each row."""
+    assert selectors.at_random(2, 8, 3, seed=0).tolist() == [[0, 3, 5], [0, 5, 6]]
+    assert selectors.at_random(1, 8, 3, seed=1).tolist() != [[0, 3, 5]]
+    assert selectors.at_random(1, 8, 8, seed=0).tolist() == [list(range(8))]
+    assert selectors.at_random(1, 8, 0, seed=0).tolist() == [[]]
+
+
 def test_chance_is_repeatable_and_fair():
     assert selectors.at_random(2, 8, 4, seed=1).tolist() == selectors.at_random(2, 8, 4, seed=1).tolist()
     assert selectors.at_random(1, 8, 4, seed=1).tolist() != selectors.at_random(1, 8, 4, seed=2).tolist()
