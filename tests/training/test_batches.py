@@ -30,6 +30,19 @@ def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, pillow_
         assert len({ingredient.size_px for ingredient in chosen}) == (6 if stage == "characters" else 1)
 
 
+def test_a_document_mixes_sizes_of_print(recipe, pillow_text, small, monkeypatch):
+    """A receipt in training has a head larger than its items, as every receipt has."""
+    made = []
+    make = batches.make_document
+    monkeypatch.setattr(batches, "make_document", lambda *words, **settings: made.append(make(*words, **settings)) or made[-1])
+    mixture = (Ingredient("receipt", size_px=(9, 20), lines=(5, 8)),)
+    for number in range(3):
+        Batches(recipe(mixture=mixture, tiles_per_batch=1), small, 7)[number]
+    sizes = [{line.em_px for line in document.lines} for document in made]
+    assert max(map(len, sizes)) > 1
+    assert all(9 <= min(each) <= max(each) <= 20 for each in sizes)
+
+
 def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, pillow_text, small):
     batch = Batches(recipe(mixture=(Ingredient("line", max_tiles=6),)), small, 7)[3]
     assert (batch["input_ids"] == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length

@@ -1,5 +1,8 @@
 """Labels say which characters a patch holds, and what stands at its points."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +66,19 @@ def test_print_too_small_to_tell_is_not_held_against_the_encoder(label):
     labels = label(sample, TWO_TILES, 7)
     assert CLASS_OF["a"] in labels[0, 0]
     assert set(labels[2, 0].tolist()) <= {IGNORE, 0} and IGNORE in labels[2], "10 px high in the picture is 5 px in the thumbnail"
+
+
+@pytest.mark.parametrize("label", [character_labels, point_labels])
+def test_a_turned_line_is_as_small_as_its_print(label):
+    """Turned by 3 degrees, a line of 200 px is 15 px from top to bottom, but its print of 5 px is still too small to tell."""
+    places = [(12 + 10 * index, 8 + 10 * index * math.sin(math.radians(3))) for index in range(20)]
+    spec = PyramidSpec.plain(8, 8, tile_px=28)
+    for em_px, is_told in ((5.0, False), (9.0, True)):
+        line = sample_of(("a" * 20, places), size=(224, 28), em_px=em_px).lines[0]
+        turned = replace(line, box=(0.0, 5.0, 224.0, 20.0))
+        named = label(lines.Sample(Image.new("RGB", (224, 28)), [turned]), spec, 7)[:8]
+        assert (named > 0).any() == is_told
+        assert (named == IGNORE).any() != is_told
 
 
 def test_points_agree_with_the_ink(pillow_text):

@@ -46,6 +46,10 @@ class Ingredient:
 
     def __post_init__(self) -> None:
         _require(self, "weight", 0 < self.weight < math.inf, "a positive number")
+        _require(self, "size_px", 0 < self.size_px[0] <= self.size_px[1] < math.inf, "two sizes in pixels, smaller first")
+        for key in ("max_questions", "max_tiles"):
+            _require(self, key, getattr(self, key) is None or getattr(self, key) >= 1, "at least 1")
+        _require(self, "lines", self.lines is None or 1 <= self.lines[0] <= self.lines[1], "two counts from 1 on, smaller first")
         _require(self, "zoom", 0.1 <= self.zoom[0] <= self.zoom[1] <= 10, "two factors, smaller first, from 0.1 to 10")
         PyramidSpec.from_dict(self.pyramid)
 

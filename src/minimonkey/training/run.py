@@ -165,27 +165,27 @@ def open_folder(folder: Path) -> tuple[MiniMonkeyForConditionalGeneration, MiniM
 @torch.no_grad()
 def evaluate(losses: Losses, held_out: Batches, batches: int = 4) -> dict[str, float]:
     """Figures on unseen words and typefaces: those of the loss, and for stage "read" the character error rate of free reading."""
+    from minimonkey.training.trainer import means
+
     losses.eval()
     device = next(losses.parameters()).device
-    sums: dict[str, float] = {}
+    seen: list[dict[str, float]] = []
     predictions: list[str] = []
     references: list[str] = []
     for number in range(batches):
         batch = {key: value.to(device) for key, value in held_out[number].items()}
         _, figures = losses(batch)
-        for key, value in figures.items():
-            sums[f"held_out_{key}"] = sums.get(f"held_out_{key}", 0.0) + float(value) / batches
+        seen.append({f"held_out_{key}": float(value) for key, value in figures.items()})
         if losses.config.stage == "read":
             texts = read(losses, batch)
             predictions += texts[0]
             references += texts[1]
-    if references:
-        sums["held_out_cer"] = cer(predictions, references)
-    return sums
+    cers = {"held_out_cer": cer(predictions, references)} if references else {}
+    return means(seen) | cers
 
 
 def read(losses: Losses, batch: dict[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Greedy answers of a batch, and what they should have been."""
+    """Greedy answers to the first question of each row of a batch, and what they should have been."""
     asked = batch["labels"] != -100
     prompt_lengths = asked.int().argmax(1)
     longest = int(prompt_lengths.max())
@@ -194,15 +194,16 @@ def read(losses: Losses, batch: dict[str, torch.Tensor]) -> tuple[list[str], lis
     for row, length in enumerate(prompt_lengths.tolist()):
         input_ids[row, longest - length :] = batch["input_ids"][row, :length]
         mask[row, longest - length :] = 1
+    end = losses.processor.encode_answer("")[0]
+    wanted = [labels[: labels.index(end)] for labels in (batch["labels"][row][asked[row]].tolist() for row in range(len(asked)))]
     answers = losses.model.generate(
         input_ids=input_ids,
         attention_mask=mask,
         pixel_values=normalise(batch["tiles"], losses.processor),
-        max_new_tokens=int(asked.sum(1).max()) + 8,
+        max_new_tokens=max(map(len, wanted)) + 9,  # what ends an answer, and some more
         do_sample=False,
     )
     decode = losses.processor.tokenizer.decode
-    wanted = [batch["labels"][row][asked[row]] for row in range(len(asked))]
     return (
         [decode(row[longest:], skip_special_tokens=True) for row in answers],
         [decode(row, skip_special_tokens=True) for row in wanted],

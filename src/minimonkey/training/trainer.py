@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,9 @@ class Trainer:
             self.seconds = earlier + time.monotonic() - started
             bar.update()
             if self.step % self.config.log_every == 0:
-                keys = {key: [figures[key] for figures in window if key in figures] for figures in window for key in figures}
-                means = {key: sum(values) / len(values) for key, values in keys.items()}
-                self._log(means | {"lr_factor": self.optimizer.factor(self.step - 1)})
-                bar.set_postfix({key: f"{value:.3f}" for key, value in means.items() if key != "tiles"})
+                figures = means(window)
+                self._log(figures | {"lr_factor": self.optimizer.factor(self.step - 1)})
+                bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items() if key != "tiles"})
                 window.clear()
             if self.stopping:
                 self.save()
@@ -118,17 +117,15 @@ class Trainer:
 
     def _update(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         self.losses.train()
-        sums: dict[str, float] = {"tiles": 0.0}
+        seen: list[dict[str, float]] = []
         for batch in batches:
             batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
             with self.accelerator.autocast():
                 loss, figures = self.losses(batch)
             self.accelerator.backward(loss / len(batches))
-            for key, value in ({"loss": loss.detach()} | figures).items():
-                sums[key] = sums.get(key, 0.0) + float(value) / len(batches)
-            sums["tiles"] += len(batch["tiles"])
+            seen.append({key: float(value) for key, value in ({"loss": loss.detach()} | figures).items()})
         self.optimizer.step(self.step)
-        return sums
+        return {"tiles": float(sum(len(batch["tiles"]) for batch in batches))} | means(seen)
 
     def _log(self, figures: dict[str, Any]) -> None:
         line = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
@@ -162,6 +159,12 @@ class Trainer:
         self.optimizer.load_tensors(load_file(found[-1] / "optimizer.st"))
         progress = json.loads((found[-1] / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+def means(seen: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over those that have it: where the encoder rests, nothing is said of characters."""
+    keys = {key: [figures[key] for figures in seen if key in figures] for figures in seen for key in figures}
+    return {key: sum(values) / len(values) for key, values in keys.items()}
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
