@@ -97,6 +97,8 @@ def main() -> int:
     parser = options(__doc__, rounds=5)
     parser.add_argument("--scm-alone", action="store_true", help="leave the other selectors out: they have no bars, and take long")
     given = parse(parser)
+    if given.engine is not None:
+        parser.error(f"--engine {given.engine}: which tokens may go is decided between layers, in torch; leave --engine out")
     where = circumstances(given)
     model = random_model(getattr(torch, given.dtype), given.device, vision_layers=1, text_layers=given.layers)
     print(f"{where}; sdpa, keep_ratio 0.5; rounds alternate after one that warms up, medians")

@@ -110,9 +110,12 @@ def store(figures: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a + if files differ from it."""
-    said = [
-        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    ]
+    """The commit that is checked out, with a + if files differ from it; "unknown" without git or outside a checkout."""
+    try:
+        said = [
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return said[0] + ("+" if said[1] else "")

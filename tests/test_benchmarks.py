@@ -190,6 +190,14 @@ def test_compression(run, module, monkeypatch):
     assert (code, [row["holds"] for row in kept["compression"]["rows"]]) == (1, [True, True, False, True])
 
 
+def test_compression_knows_no_engine(module, run, monkeypatch, capsys):
+    monkeypatch.setattr(module("compression"), "random_model", None)
+    with pytest.raises(SystemExit) as left:
+        run("compression", "--engine", "openvino")
+    assert left.value.code == 2
+    assert "leave --engine out" in capsys.readouterr().err
+
+
 def test_growth_goes_on_where_it_was_stopped(run, capsys):
     code, kept = run("growth", "--only", "tiles", "--most", "1", rounds=())
     assert (code, list(kept["growth"]["tiles"])) == (0, ["1"])
@@ -241,6 +249,16 @@ def test_bars_are_kept_as_soon_as_they_are_found(module, tmp_path):
         report.conclude("generation", "here", found(), figures)
     kept = json.loads(figures.read_text())["generation"]
     assert kept["rows"] == [{"what": "13 tiles", "figure": "2", "bar": ">= 1.5", "holds": True}]
+
+
+def test_the_commit_that_is_measured(module, monkeypatch, tmp_path):
+    report = module("report")
+    assert re.fullmatch(r"[0-9a-f]{7,}\+?|unknown", report.commit())
+    (tmp_path / ".git").write_text("no repository")  # lest git look above
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.commit() == "unknown"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert report.commit() == "unknown"
 
 
 FIGURES = {
