@@ -5,8 +5,9 @@
 InternViT-300M's shape with random weights, tiles of 448 px, in bfloat16 and then in float32. Ours is the model's
 `get_image_features`. The rivals are the same method of transformers' own class, whose encoder is InternVLVisionModel with sdpa, on
 the very same tensors, and, where it is installed, OpenVINO running that encoder (without the projector, 0.3 % of the work). Errors
-are those of the image tokens, |x - y| / |y|, where y is transformers' own class in float32. Also says what the machine can do: a
-plain product of matrices, the linear layers of the encoder alone, its attention alone. Exits with 1 if a bar is missed.
+are those of the image tokens, |x - y| / |y|, where y is transformers' own class in float32. Also says, without bars, what the
+machine can do: a plain product of matrices, the linear layers of the encoder alone, its attention alone. Exits with 1 if a bar is
+missed.
 """
 
 from __future__ import annotations
@@ -96,24 +97,19 @@ def compare(dtype: str, given: argparse.Namespace) -> Iterator[Bar]:
     if given.device == "cpu" and (call := in_openvino(exact.model.vision_tower, tiles, dtype)):
         calls["OpenVINO"] = call
     taken = medians(calls, given.rounds)
-    print_rates(taken, {name: flops for name, (_, flops) in parts.items()}, given)
+    rates = {name: flops / taken[name] / 1e9 for name, (_, flops) in parts.items()}
+    for name, seconds in taken.items():
+        more = f"{rates[name]:8.0f} GFLOP/s" if name in rates else f"{1e3 * seconds / given.tiles:8.0f} ms a tile"
+        print(f"  {name:<14} {seconds:8.3f} s {more}", flush=True)
     faster, error = BARS[dtype]
     yield Bar(f"vision encoder, {dtype}, against transformers' own", taken["stock"] / taken["ours"], faster)
     yield Bar(f"vision encoder, {dtype}, error (transformers' own has {errors[1]:.1e})", errors[0], error, True)
     if "OpenVINO" in taken:
         yield Bar(f"vision encoder, {dtype}, against OpenVINO", taken["OpenVINO"] / taken["ours"], OPENVINO_BAR)
-
-
-def print_rates(taken: dict[str, float], flops: dict[str, float], given: argparse.Namespace) -> None:
-    """Seconds, rates, and which share of an encoder its parts would be."""
-    rates = {name: count / taken[name] / 1e9 for name, count in flops.items()}
-    for name, seconds in taken.items():
-        more = f"{rates[name]:8.0f} GFLOP/s" if name in rates else f"{1e3 * seconds / given.tiles:8.0f} ms a tile"
-        print(f"  {name:<14} {seconds:8.3f} s {more}")
-    print(f"  the linear layers reach {rates['linears'] / rates['plain product']:.2f} of the plain product's rate")
-    for name in ("linears", "attention"):
-        shares = (f"{given.layers * taken[name] / taken[whole]:.2f} of {whole}" for whole in ("ours", "stock"))
-        print(f"  {given.layers} layers of {name} alone take {', '.join(shares)}")
+    yield Bar(f"its linear layers' rate, {dtype}, of a plain product's", rates["linears"] / rates["plain product"])
+    for part, said in (("linears", "linear layers"), ("attention", "attention")):
+        for whole, whose in (("ours", "of ours"), ("stock", "of transformers' own")):
+            yield Bar(f"its {said} alone, {dtype}, {whose}", given.layers * taken[part] / taken[whole])
 
 
 def main() -> int:

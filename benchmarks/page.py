@@ -38,7 +38,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def bars(kept: dict) -> str:
-    """The bars of every benchmark that was run, and where it was."""
+    """The figures of every benchmark that was run, with their bars, and where it was."""
     found = [name for name in BARS if name in kept]
     rows = [
         (f"`{name}`", row["what"], row["bar"], row["figure"] if row["holds"] else f"**{row['figure']}, missed**")

@@ -22,13 +22,16 @@ class Bar(NamedTuple):
 
     what: str
     value: float
-    limit: float
+    limit: float | None = None
+    """None: good to know, held to nothing."""
     at_most: bool = False
     """Whether the limit is one from above."""
     unit: str = ""
 
     @property
     def holds(self) -> bool:
+        if self.limit is None:
+            return True
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
     @property
@@ -37,6 +40,8 @@ class Bar(NamedTuple):
 
     @property
     def bar(self) -> str:
+        if self.limit is None:
+            return "none"
         return f"{'<=' if self.at_most else '>='} {self.limit:g}{self.unit}"
 
 
@@ -93,7 +98,8 @@ def conclude(name: str, where: str, bars: Iterable[Bar], figures: Path | None) -
             store(figures, name, {"where": where, "commit": measured_at, "rows": rows})
     print()
     for bar in found:
-        print(f"{bar.what:<76} {bar.figure:>8}  bar {bar.bar:<8} {'holds' if bar.holds else 'MISSED'}")
+        held = "" if bar.limit is None else f"  bar {bar.bar:<8} {'holds' if bar.holds else 'MISSED'}"
+        print(f"{bar.what:<76} {bar.figure:>8}{held}")
     if figures is not None:
         print(f"wrote {figures}")
     return int(not all(bar.holds for bar in found))

@@ -153,9 +153,13 @@ def test_encoder(run, module, monkeypatch, capsys):
     code, kept = run("encoder", "--tiles", "2")
     assert code == 0
     assert "; bfloat16 and float32, 1 layer, 2 tiles, 1 round, ours in torch" in kept["encoder"]["where"]
-    assert [row["what"].split(",")[1] for row in kept["encoder"]["rows"]] == [" bfloat16", " bfloat16", " float32", " float32"]
-    printed = capsys.readouterr().out
-    assert printed.count("  the linear layers reach ") == printed.count("  1 layers of attention alone take ") == 2
+    rows = kept["encoder"]["rows"]
+    assert [row["what"].split(", ")[1] for row in rows] == ["bfloat16"] * 7 + ["float32"] * 7
+    assert [row["bar"] for row in rows[7:]] == [">= 0", "<= 0.0001", *["none"] * 5]
+    shares = {row["what"]: float(row["figure"]) for row in rows}
+    whole, part = "vision encoder, float32, against transformers' own", "its attention alone, float32, of "
+    assert shares[f"{part}ours"] == pytest.approx(shares[whole] * shares[f"{part}transformers' own"], rel=0.01)
+    assert capsys.readouterr().out.count("its linear layers' rate, float32") == 1
 
 
 def test_an_encoder_that_errs_misses_its_bar(run, module, monkeypatch):
@@ -187,7 +191,8 @@ def test_compression(run, module, monkeypatch):
     monkeypatch.setattr(module("compression"), "BARS", {(4, 2, 1): 1e9, (4, 0, 1): 0.0})
     monkeypatch.setattr(module("compression"), "PUBLISHED_BAR", 0.0)
     code, kept = run("compression", "--layers", "3")
-    assert (code, [row["holds"] for row in kept["compression"]["rows"]]) == (1, [True, True, False, True])
+    assert (code, [row["holds"] for row in kept["compression"]["rows"]]) == (1, [True, True, True, False, True, True])
+    assert [row["bar"] == "none" for row in kept["compression"]["rows"]] == [False, False, True] * 2
 
 
 def test_compression_knows_no_engine(module, run, monkeypatch, capsys):
@@ -229,12 +234,14 @@ def test_growth_with_questions(run, module, monkeypatch):
         (1.5, 1.5, False, True),
         (1.4, 1.5, False, False),
         (math.nan, 1, True, False),
+        (0.3, None, False, True),
     ],
 )
 def test_a_bar(module, capsys, value, limit, at_most, holds):
     report = module("report")
     assert report.conclude("x", "here", [report.Bar("it", value, limit, at_most)], None) == int(not holds)
-    assert ("holds" if holds else "MISSED") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert ("holds" in printed, "MISSED" in printed) == (holds and limit is not None, not holds)
 
 
 def test_bars_are_kept_as_soon_as_they_are_found(module, tmp_path):
@@ -268,6 +275,7 @@ FIGURES = {
         "rows": [
             {"what": "speed", "figure": "1.6", "bar": ">= 1.5", "holds": True},
             {"what": "error", "figure": "0.02", "bar": "<= 0.01", "holds": False},
+            {"what": "share", "figure": "0.7", "bar": "none", "holds": True},
         ],
     },
     "growth": {
@@ -290,8 +298,8 @@ def test_the_page_is_written_from_the_figures(module, monkeypatch, tmp_path):
     assert module("page").main() == 0
     written = page.read_text()
     assert (
-        "| `encoder` | speed | >= 1.5 | 1.6 |\n| `encoder` | error | <= 0.01 | **0.02, missed** |\n\n`encoder`: a machine"
-        in written
+        "| `encoder` | speed | >= 1.5 | 1.6 |\n| `encoder` | error | <= 0.01 | **0.02, missed** |\n"
+        "| `encoder` | share | none | 0.7 |\n\n`encoder`: a machine" in written
     )
     assert "| 1 | 1.5 | 2 |\n| 13 | 20 | 26 |\n<!-- /tiles -->" in written
     assert "<!-- questions -->\n*Not measured yet.*\n<!-- /questions -->" in written
