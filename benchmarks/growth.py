@@ -11,8 +11,8 @@ Random weights of InternVL2-1B's shape, each point once after a short run that w
     batch      1 to 16 pictures of one tile with a question each, 32 new tokens: one by one (one measured, times their number),
                in one batch
 
-Each takes some three minutes on two cores. With `--figures` every point is kept at once, and none that the file has is measured
-again.
+Each takes some three minutes on two cores. With `--figures` every point is kept at once with the commit that it was
+measured at, and none that the file has is measured again.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def begun(kept: dict, where: str, pieces: list[str], again: bool) -> dict:
     """What is gone on from: the points that there are, but for those of another setting or to be measured again."""
     same = kept.get("where", where) == where
     points = {name: kept.get(name, {}) if same and not (again and name in pieces) else {} for name in PIECES}
-    return {"where": where, "commit": commit(), **points}
+    return {"where": where, **points}
 
 
 def main() -> int:
@@ -106,7 +106,7 @@ def main() -> int:
     if kept.get("where", where) != where and not given.again:
         print(f"{given.figures} has points of another setting ({kept['where']}; now {where}): --again drops them", file=sys.stderr)
         return 2
-    found = begun(kept, where, pieces, given.again)
+    found, measured_at = begun(kept, where, pieces, given.again), commit()
     print(where)
     vlm = random_vlm(getattr(torch, given.dtype), given.device, layers=given.layers, engine=given.engine)
     vlm.ask(noise_page(ONE_TILE), "?", pyramid=pyramid_of(1), max_new_tokens=2)
@@ -115,7 +115,7 @@ def main() -> int:
         missing = tuple(point for point in points if str(point) not in found[name] and point <= given.most)
         for point, seconds in measure(vlm, missing) if missing else ():
             print(f"{name:<10} {point:>3}  " + ", ".join(f"{what} {taken:.2f} s" for what, taken in seconds.items()), flush=True)
-            found[name][str(point)] = seconds
+            found[name][str(point)] = {**seconds, "commit": measured_at}
             if given.figures:
                 store(given.figures, "growth", found)
     return 0

@@ -65,7 +65,8 @@ def image(kept: dict, plot: Path, page: Path) -> str:
     if not panels(kept):
         return NOTHING
     said = "Seconds against tiles, questions and pictures in a batch; the tables below have the figures"
-    where = f"{kept['growth']['where']}, commit {kept['growth']['commit']}."
+    commits = dict.fromkeys(point["commit"] for piece in GROWTH for point in kept["growth"].get(piece, {}).values())
+    where = f"{kept['growth']['where']}, commit {', '.join(commits)}."
     return f"![{said}]({os.path.relpath(plot, page.parent)})\n\n{where}"
 
 

@@ -203,14 +203,17 @@ def test_compression_knows_no_engine(module, run, monkeypatch, capsys):
     assert "leave --engine out" in capsys.readouterr().err
 
 
-def test_growth_goes_on_where_it_was_stopped(run, capsys):
+def test_growth_goes_on_where_it_was_stopped(run, module, monkeypatch, capsys):
+    monkeypatch.setattr(module("growth"), "commit", lambda: "earlier")
     code, kept = run("growth", "--only", "tiles", "--most", "1", rounds=())
     assert (code, list(kept["growth"]["tiles"])) == (0, ["1"])
     first = kept["growth"]["tiles"]["1"]
     assert 0 < first["encoder"] < first["first_token"]
+    monkeypatch.setattr(module("growth"), "commit", lambda: "later")
     code, kept = run("growth", "--only", "tiles", "--only", "batch", "--most", "5", rounds=())
     assert (code, list(kept["growth"]["tiles"]), list(kept["growth"]["batch"])) == (0, ["1", "5"], ["1", "2", "4"])
     assert kept["growth"]["tiles"]["1"] == first
+    assert [point["commit"] for point in kept["growth"]["tiles"].values()] == ["earlier", "later"]
     assert run("growth", "--dtype", "float32", rounds=())[0] == 2
     assert "--again drops them" in capsys.readouterr().err
     code, kept = run("growth", "--dtype", "float32", "--again", "--only", "tiles", "--most", "1", rounds=())
@@ -280,10 +283,12 @@ FIGURES = {
     },
     "growth": {
         "where": "a machine",
-        "commit": "abc1234",
-        "tiles": {"13": {"encoder": 20.0, "first_token": 26.04}, "1": {"encoder": 1.5, "first_token": 2.0}},
+        "tiles": {
+            "13": {"encoder": 20.0, "first_token": 26.04, "commit": "later"},
+            "1": {"encoder": 1.5, "first_token": 2.0, "commit": "earlier"},
+        },
         "questions": {},
-        "batch": {"1": {"one_by_one": 3.0, "in_a_batch": 3.0}},
+        "batch": {"1": {"one_by_one": 3.0, "in_a_batch": 3.0, "commit": "later"}},
     },
 }
 
@@ -303,7 +308,7 @@ def test_the_page_is_written_from_the_figures(module, monkeypatch, tmp_path):
     )
     assert "| 1 | 1.5 | 2 |\n| 13 | 20 | 26 |\n<!-- /tiles -->" in written
     assert "<!-- questions -->\n*Not measured yet.*\n<!-- /questions -->" in written
-    assert "](images/plot.png)" in written
+    assert "](images/plot.png)\n\na machine, commit later, earlier.\n" in written
     with Image.open(plot) as drawn:
         assert drawn.size == (1040, 800)  # one panel: the batch has a single point
     module("page").main()
