@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import torch
 
 from internvl2_1b import QUESTIONS, pyramid_of, random_vlm
-from minimonkey.evaluation.speed import noise_page
+from minimonkey.evaluation.speed import noise_page, settle
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.pyramid import Size
 from report import circumstances, commit, options, parse, read, store
@@ -47,8 +47,10 @@ def tiles(vlm: VisionLanguageModel, counts: tuple[int, ...]) -> Iterator[Point]:
 
     @functools.wraps(encode)  # `generate` looks at its arguments
     def timed(*args, **kwargs):
+        settle()
         begun = time.perf_counter()
         features = encode(*args, **kwargs)
+        settle()
         taken.append(time.perf_counter() - begun)
         return features
 
@@ -65,8 +67,10 @@ def questions(vlm: VisionLanguageModel, counts: tuple[int, ...]) -> Iterator[Poi
     picture, spec = noise_page(), pyramid_of(ASKED_TILES)
     length = {"max_new_tokens": 16, "min_new_tokens": 16}
     fresh = vlm.ask(picture, QUESTIONS[0], pyramid=spec, **length).timings["total"]
+    settle()
     begun = time.perf_counter()
     with vlm.open(picture, pyramid=spec) as page:
+        settle()
         opened = time.perf_counter() - begun
         each = [page.ask(question, **length).timings["total"] for question in QUESTIONS[: max(counts)]]
         so_far = list(itertools.accumulate(each))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,6 +228,17 @@ def test_growth_with_questions(run, module, monkeypatch):
     one, two = kept["growth"]["questions"].values()
     assert two["fresh"] == 2 * one["fresh"]
     assert one["one_by_one"] < two["one_by_one"]
+
+
+def test_growth_waits_for_the_accelerator(run, module, monkeypatch):
+    """On a clock that only waiting moves, the encoder and opening a picture take one wait each: the one at their end."""
+    growth, now = module("growth"), [0.0]
+    monkeypatch.setattr(growth, "ASKED_TILES", 1)
+    monkeypatch.setattr(growth, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(growth, "settle", lambda: now.__setitem__(0, now[0] + 1000))
+    _, kept = run("growth", "--only", "tiles", "--only", "questions", "--most", "1", rounds=())
+    assert kept["growth"]["tiles"]["1"]["encoder"] == 1000
+    assert 1000 < kept["growth"]["questions"]["1"]["one_by_one"] < 2000
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def test_rivals_take_turns_after_a_round_that_does_not_count():
     assert {name: len(seconds) for name, seconds in taken.items()} == {"one": 2, "other": 2}
 
 
+def test_what_is_timed_ends_when_the_accelerator_has_done_it(monkeypatch):
+    begun, waited = [], []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waited.append(len(begun)))
+    speed.alternate({"one": lambda: begun.append("one")}, rounds=2, warm_up=0)
+    assert waited == [0, 1, 1, 2]
+
+
 def test_a_call_may_say_its_seconds_itself():
     said = iter((100.0, 3.0, 1.0, 8.0))
     calls = {"told": lambda: next(said), "timed": lambda: time.sleep(0.01)}

@@ -44,10 +44,10 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: i
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm_up + rounds):
         for name, call in calls.items():
-            _settle()
+            settle()
             begun = time.perf_counter()
             said = call()
-            _settle()
+            settle()
             taken = said if isinstance(said, float) else time.perf_counter() - begun
             if number >= warm_up:
                 seconds[name].append(taken)
@@ -59,7 +59,8 @@ def medians(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
     return {name: statistics.median(taken) for name, taken in alternate(calls, rounds, warm_up).items()}
 
 
-def _settle() -> None:
+def settle() -> None:
+    """Wait until an accelerator has done what it was given; calls return before. Nothing to wait for on a CPU."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
