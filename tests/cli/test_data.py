@@ -5,8 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from minimonkey.cli.data import Kind
-from minimonkey.data.synthetic import document
+from minimonkey.cli import data
+from minimonkey.cli.data import TEXTS, Kind
+from minimonkey.data.synthetic import document, lines
 from tests.data.conftest import make_small
 
 
@@ -17,7 +18,8 @@ def small(monkeypatch):
 
 
 def test_every_kind_of_document_can_be_asked_for():
-    assert [kind.value for kind in Kind] == ["line", "region", "tile", "document", *document.KINDS]
+    assert [kind.value for kind in Kind] == [*lines.KINDS, "document", *document.KINDS]
+    assert tuple(kind.value for kind in TEXTS) == lines.KINDS
 
 
 def test_questions_are_json_lines(run, small, tmp_path):
@@ -44,6 +46,17 @@ def test_document_sheet(run, small, tmp_path):
             sheets.append(sheet.convert("RGB").tobytes())
             assert sheet.width == 8 + 4 * 448
     assert len(set(sheets)) == 3
+
+
+def test_a_sheet_that_is_too_large_is_one_line(run, small, tmp_path, monkeypatch):
+    words = ("data", "synthetic", "--kind", "receipt", "--contact-sheet")
+    result = run(*words, str(tmp_path / "a.png"), "--count", "201")
+    assert result.code == 2
+    assert result.err == "minimonkey: --count is 201: a sheet holds 200 documents at most; see others with --seed\n"
+    monkeypatch.setitem(data.TALLEST, ".webp", 100)
+    result = run(*words, str(tmp_path / "a.webp"), "--count", "1")
+    assert result.code == 2 and not list(tmp_path.iterdir())
+    assert "pixels high, .webp holds 100; try a.png or a lower --count" in result.err and result.err.count("\n") == 1
 
 
 def test_questions_of_mere_text(run, tmp_path):

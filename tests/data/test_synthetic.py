@@ -231,6 +231,17 @@ def test_contact_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert contact_sheet.with_dots(made).getpixel((x, y)) == (255, 0, 0)
 
 
+def test_accents_are_shown_where_there_is_a_font_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own typeface draws the same box for all that it lacks."""
+
+    def drawn(character: str) -> bytes:
+        return bytes(contact_sheet._font().getmask(character))
+
+    assert (drawn("ł") != drawn("Ž")) or not contact_sheet.DEJAVU.exists()
+    monkeypatch.setattr(contact_sheet, "DEJAVU", contact_sheet.DEJAVU.with_name("missing.ttf"))
+    assert drawn("a") != drawn("b")
+
+
 def test_wrong_settings_are_one_line() -> None:
     with pytest.raises(UsageError, match="expected one of line, long_line, region, tile"):
         sample(0, "page")  # type: ignore[arg-type]

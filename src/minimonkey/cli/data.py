@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -14,6 +15,8 @@ from minimonkey.cli.pictures import save_picture
 from minimonkey.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from minimonkey.data.synthetic.document import Document
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -23,6 +26,7 @@ class Kind(StrEnum):
     """What `--kind` accepts."""
 
     LINE = "line"
+    LONG_LINE = "long_line"
     REGION = "region"
     TILE = "tile"
     DOCUMENT = "document"
@@ -38,8 +42,12 @@ class Kind(StrEnum):
     TABLE = "table"
 
 
-TEXTS = (Kind.LINE, Kind.REGION, Kind.TILE)
+TEXTS = (Kind.LINE, Kind.LONG_LINE, Kind.REGION, Kind.TILE)
 """Kinds that are mere text, without questions."""
+MOST_DOCUMENTS = 200
+"""Of documents on a sheet: more make a picture that few programs open."""
+TALLEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Rows of pixels that a format can hold."""
 
 
 @app.callback()
@@ -53,7 +61,7 @@ def synthetic(
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=1000, help="How many samples to draw.")] = 24,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed draws the same samples.")] = 0,
     kind: Annotated[
-        Kind, typer.Option("--kind", help="Mere text (line, region, tile), any document, or one kind of them.")
+        Kind, typer.Option("--kind", help="Mere text (line, long_line, region, tile), any document, or one kind of them.")
     ] = Kind.LINE,
     held_out: Annotated[bool, typer.Option("--held-out", help="Typefaces, words and layouts that training never sees.")] = False,
     dots: Annotated[bool, typer.Option("--dots", help="Mark the place of every character.")] = False,
@@ -76,17 +84,32 @@ def synthetic(
             raise UsageError(f"--questions is for documents, but --kind is {kind.value}; try --kind document")
         from minimonkey.data.synthetic.contact_sheet import contact_sheet as draw
 
-        save_picture(draw(count, seed, kind.value, split=split, dots=dots), contact_sheet)
+        save_sheet(draw(count, seed, kind.value, split=split, dots=dots), contact_sheet)
         return
+    if count > MOST_DOCUMENTS:
+        raise UsageError(f"--count is {count}: a sheet holds {MOST_DOCUMENTS} documents at most; see others with --seed")
     from minimonkey.data.synthetic.contact_sheet import document_sheet
     from minimonkey.data.synthetic.document import make_document
 
-    name = None if kind is Kind.DOCUMENT else kind.value
-    documents = [make_document(seed + index, name, split=split) for index in range(count)]
-    if questions:
-        for index, document in enumerate(documents):
-            print(json.dumps(as_json(document, seed + index), ensure_ascii=False))
-    save_picture(document_sheet(documents, dots=dots), contact_sheet, sys.stderr if questions else None)
+    def documents() -> Iterator[Document]:
+        for number in range(seed, seed + count):
+            document = make_document(number, None if kind is Kind.DOCUMENT else kind.value, split=split)
+            if questions:
+                print(json.dumps(as_json(document, number), ensure_ascii=False))
+            yield document
+
+    save_sheet(document_sheet(documents(), dots=dots), contact_sheet, sys.stderr if questions else None)
+
+
+def save_sheet(sheet: Image, path: Path, say_on: TextIO | None = None) -> None:
+    """Write a sheet, and say so. Raises UsageError if it is taller than its format can be, or can't be written."""
+    most = TALLEST.get(path.suffix.lower(), sheet.height)
+    if sheet.height > most:
+        raise UsageError(
+            f"can't write {path}: the sheet is {sheet.height} pixels high, {path.suffix} holds {most}; "
+            f"try {path.stem}.png or a lower --count"
+        )
+    save_picture(sheet, path, say_on)
 
 
 def as_json(document: Document, seed: int) -> dict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,15 +15,22 @@ GAP = 8
 ROW = 14
 DOCUMENT = 440
 """Width that documents are shrunk to."""
+DEJAVU = Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf")
+"""Debian's; Pillow's own typeface lacks letters with accents."""
 SHOWN = 5
 """Questions below a document."""
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """For texts, questions and answers."""
+    return ImageFont.truetype(DEJAVU, 10) if DEJAVU.exists() else ImageFont.load_default(11)
 
 
 def contact_sheet(
     count: int, seed: int, kind: Kind, *, split: Split = "train", dots: bool = False, width: int = 1400
 ) -> Image.Image:
     """Samples `seed`, ..., `seed + count - 1` of a kind, left to right and top to bottom, on an RGB page `width` pixels wide."""
-    font = ImageFont.load_default(11)
+    font = _font()
     samples = [make_sample(seed + index, kind, split=split) for index in range(count)]
     places: list[tuple[int, int]] = []
     x, y, deepest = GAP, GAP, 0
@@ -40,9 +48,9 @@ def contact_sheet(
     return page
 
 
-def document_sheet(documents: Sequence[Document], *, dots: bool = False, columns: int = 4) -> Image.Image:
+def document_sheet(documents: Iterable[Document], *, dots: bool = False, columns: int = 4) -> Image.Image:
     """Documents of one width in columns on an RGB page, each above some of its questions and answers."""
-    font = ImageFont.load_default(11)
+    font = _font()
     shown: list[tuple[Image.Image, str]] = []
     for document in documents:
         picture = with_dots(document) if dots else document.picture
