@@ -120,6 +120,22 @@ def test_what_compression_keeps_is_drawn(run, folder, picture, tmp_path):
     asked = json.loads(run(*words, "--json").out)
     assert asked["text"] + "\n" == result.out
     assert asked["tokens"]["image"] == 5 * 4
+    assert asked["kept"] == [{"picture": 0, "selected": list(range(1, 16, 2))}]
+
+
+def test_what_was_dropped_elsewhere_is_not_drawn(run, tiny_model, tiny_processor, picture, tmp_path):
+    """The published code counts from the picture's first token on: with the demo's order these are adaptive ones."""
+    out, model = tmp_path / "kept.png", str(tmp_path / "demo")
+    tiny_model(pyramid=None).save_pretrained(model)
+    tiny_processor(detail=(4, 6), adaptive=(1, 3), order=("adaptive", "detail", "thumbnail")).save_pretrained(model)
+    words = ("--max-new-tokens", "1", "-q", "--draw-kept", str(out), picture, "What?")
+    result = run("ask", "-m", model, "--compression", "scm-reference", *words)
+    told = f"minimonkey: scm-reference dropped adaptive tokens too, which can't be drawn: {out} is not written\n"
+    assert (result.code, result.err, out.exists()) == (0, told, False)
+    for compression, more in (("scm", ()), ("scm-reference", ("--no-pyramid",))):
+        out.unlink(missing_ok=True)
+        result = run("ask", "-m", model, "--compression", compression, *more, *words)
+        assert (result.code, result.err, out.exists()) == (0, f"wrote {out}\n", True)
 
 
 def test_a_picture_of_one_tile_keeps_all(run, folder, tmp_path):

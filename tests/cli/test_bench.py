@@ -7,6 +7,7 @@ import pytest
 
 from minimonkey.cli.bench import seconds, table
 from minimonkey.evaluation.speed import Speed
+from minimonkey.inference import load
 
 SPEED = Speed(
     tiles=13,
@@ -30,7 +31,7 @@ def test_the_table(run, folder, picture):
     result = run("bench", "--model", folder, "--picture", picture)
     lines = result.out.splitlines()
     assert (result.code, result.err) == (0, "")
-    assert re.fullmatch(rf"{re.escape(folder)} on cpu, float32, \d+ threads, {re.escape(picture)}", lines[0])
+    assert re.fullmatch(rf"{re.escape(folder)} on cpu by torch, float32, \d+ threads, {re.escape(picture)}", lines[0])
     assert re.fullmatch(r"5 tiles, 20 image tokens, \d+ tokens with the question", lines[1])
     whats = [what for what, _ in table(SPEED, 1.0)]
     assert [line[: len(what)] for line, what in zip(lines[2:], whats, strict=True)] == whats
@@ -43,11 +44,23 @@ def test_json(run, folder):
     result = run("bench", "--model", folder, "--pyramid", "2-2", "--json")
     found = json.loads(result.out)
     assert (result.code, result.err) == (0, "")
-    setting = ["model", "picture", "device", "dtype", "threads", "load_s"]
+    setting = ["model", "picture", "device", "engine", "dtype", "quantize", "threads", "load_s"]
     assert list(found) == [*setting, *vars(SPEED)]
     assert (found["model"], found["picture"], found["device"], found["dtype"]) == (folder, "a page of noise", "cpu", "float32")
+    assert (found["engine"], found["quantize"]) == ("torch", None)
     assert (found["tiles"], found["image_tokens"]) == (3, 12)
     assert found["load_s"] > 0
+
+
+def test_another_engine_and_fewer_bits_are_told(run, folder, picture, monkeypatch):
+    plain = load(folder, device="cpu")
+    monkeypatch.setattr("minimonkey.inference.load", lambda model, **settings: plain)
+    monkeypatch.setattr("minimonkey.evaluation.speed.measure", lambda vlm, page, done: SPEED)
+    words = ("bench", "-m", folder, "--picture", picture, "--engine", "openvino", "--quantize", "int8")
+    head = run(*words).out.splitlines()[0]
+    assert re.fullmatch(rf"{re.escape(folder)} on cpu by openvino, float32 with int8 weights, \d+ threads, .*", head)
+    found = json.loads(run(*words, "--json").out)
+    assert (found["engine"], found["quantize"], found["dtype"]) == ("openvino", "int8", "float32")
 
 
 def test_figures_in_words():
@@ -58,7 +71,8 @@ def test_figures_in_words():
     assert rows["language model, reading"] == "1,234 tokens a second"
     assert rows["reading without half of the detail tokens"] == "51% of the time"
     assert rows["language model, writing"] == "12.3 tokens a second"
-    assert rows["second question about it to the first token"] == "123 ms"
+    assert rows["second question about it to the first token"] == "123 ms, 0.53% of afresh"
+    assert rows["the same without opening, against one by one"] == "6.60 s, 3.2 x faster"  # 8 x (0.1234 + 31 / 12.34)
     assert rows["eight questions in a batch, opening included"] == "30.0 s, 7.0 x faster than afresh"
     bare = Speed(**vars(SPEED) | {"compressed_share": None})
     assert dict(table(bare, 4.0))["reading without half of the detail tokens"] == "there is no detail level"

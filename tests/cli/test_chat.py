@@ -26,6 +26,24 @@ def other(tmp_path):
     return str(path)
 
 
+class Keyboard(io.RawIOBase):
+    """Bytes that are typed, a line at a time."""
+
+    def __init__(self, *lines: bytes) -> None:
+        self.typed = list(lines)
+
+    def isatty(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        line = self.typed.pop(0) if self.typed else b""
+        buffer[: len(line)] = line
+        return len(line)
+
+
 class Typed(io.StringIO):
     """Lines that somebody types."""
 
@@ -186,6 +204,24 @@ def test_an_interrupt_stops_an_answer(chat, vlm, picture):
     assert second == vlm.ask(picture, "Why?" if said else "<image>\nWhy?", history=history, max_new_tokens=6).text
 
 
+def test_an_interrupt_while_a_picture_is_read_leaves_the_one_before(chat, vlm, picture, other):
+    one, two = fresh(vlm, [picture], "What?", "Why?")
+    runs = []
+
+    def press(module, arguments):
+        runs.append(1)
+        if len(runs) == 2:  # the first is the picture that chat begins with
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    vlm.model.model.vision_tower.register_forward_pre_hook(press)
+    typed = chat(picture, lines=["What?", f"/picture '{other}'", "Why?"], terminal=True)
+    assert (typed.code, typed.out) == (0, f"{one}\n{two}\n")
+    assert f"\nstopped: /picture '{other}'\n" in typed.err
+    del runs[:]
+    piped = chat(picture, lines=["What?", f"/picture '{other}'", "Why?"])
+    assert (piped.code, piped.out, piped.err) == (130, f"{one}\n", "")
+
+
 def test_an_interrupt_ends_a_pipe(chat, vlm, picture):
     interrupting(vlm, step=4)
     result = chat(picture, lines=["What?", "Why?"])
@@ -231,3 +267,12 @@ def test_standard_input_that_is_closed_or_no_text(run, picture, vlm, monkeypatch
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What \xff?\n"), encoding="utf-8"))
     result = run("chat", picture)
     assert (result.code, result.err) == (2, "minimonkey: standard input is no UTF-8 text (invalid start byte)\n")
+
+
+def test_bytes_that_are_no_text_end_no_conversation(run, picture, vlm, monkeypatch):
+    (answer,) = fresh(vlm, [picture], "What?")
+    keyboard = io.BufferedReader(Keyboard(b"Wh\xff?\n", b"What?\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(keyboard, encoding="utf-8", errors="strict"))
+    result = run("chat", "--max-new-tokens", "6", picture)
+    assert (result.code, result.out) == (0, f"{answer}\n")
+    assert "\nminimonkey: standard input is no UTF-8 text (invalid start byte)\n" in result.err

@@ -119,7 +119,7 @@ def ask(
     if draw is not None:
         draw_answer(draw, pictures[0], answer, vlm)
     if draw_kept is not None:
-        draw_selection(draw_kept, pictures[0], answer, vlm)
+        draw_selection(draw_kept, pictures[0], answer, vlm, selection)
     if not (as_json or quiet):
         if model is not None:
             print(f"{model}: {vlm.processor.image_processor.spec_for({'pyramid': changes or None}).describe()}", file=sys.stderr)
@@ -186,13 +186,17 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
     save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's
 
 
-def draw_selection(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel) -> None:
-    """Write the picture with its dropped detail tokens in grey, or say that it has none."""
+def draw_selection(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel, spec: CompressionSpec | None) -> None:
+    """Write the picture with its dropped detail tokens in grey, or say that it has none, or others were dropped."""
     from minimonkey.visualize import draw_kept
 
     selected = next((selection.selected.tolist() for selection in answer.kept if selection.picture == 0), None)
     if selected is None:
         print(f"minimonkey: the first picture has no detail level to drop tokens of, {path} is not written", file=sys.stderr)
+        return
+    first = next(iter(answer.pyramids[0].levels)).name
+    if spec is not None and spec.selector == "scm-reference" and first != "detail":
+        print(f"minimonkey: scm-reference dropped {first} tokens too, which can't be drawn: {path} is not written", file=sys.stderr)
         return
     drawn = draw_kept(picture, answer.pyramids[0], selected, vlm.processor.image_seq_length)
     save_picture(drawn, path, say_on=sys.stderr)
@@ -214,7 +218,9 @@ def say(stream: Generator[str, None, Answer]) -> Answer:
 
 
 def as_dict(answer: Answer, load_seconds: float) -> dict:
-    """What `--json` prints. Sizes are pixels of the source, boxes too; timings are seconds."""
+    """What `--json` prints. Sizes are pixels of the source, boxes too; timings are seconds; what compression kept are numbers of
+    detail tokens, those of the picture at that place of the pyramids."""
+    kept = [{"picture": selection.picture, "selected": selection.selected.tolist()} for selection in answer.kept]
     return {
         "text": answer.text,
         "boxes": answer.boxes,
@@ -229,6 +235,7 @@ def as_dict(answer: Answer, load_seconds: float) -> dict:
             }
             for pyramid in answer.pyramids
         ],
+        **({"kept": kept} if kept else {}),
     }
 
 

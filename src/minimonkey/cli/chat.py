@@ -147,6 +147,10 @@ class Conversation:
                 if not self.terminal:
                     raise
                 self.note(f"minimonkey: {' '.join(str(error).split())}")
+            except KeyboardInterrupt:  # answers see to it themselves; reading another picture may take long too
+                if not self.terminal:
+                    raise
+                self.note(f"\nstopped: {line.strip()}")
 
     def lines(self) -> Iterator[str]:
         """What is typed, or what comes in."""
@@ -154,7 +158,7 @@ class Conversation:
             try:
                 yield from sys.stdin
             except UnicodeDecodeError as error:
-                raise UsageError(f"standard input is no UTF-8 text ({error.reason})") from error
+                raise UsageError(_no_text(error)) from error
             return
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  lines can be edited and called back with it; Windows has none
@@ -166,6 +170,8 @@ class Conversation:
                 return
             except KeyboardInterrupt:
                 self.note(f"\n({HINT})")
+            except UnicodeDecodeError as error:
+                self.note(f"minimonkey: {_no_text(error)}")
 
     def answer(self, question: str) -> None:
         """Print the answer as it comes; one that is stopped counts as far as it was said."""
@@ -223,3 +229,7 @@ class Conversation:
         """Tell whoever sits there."""
         if self.terminal:
             print(text, file=sys.stderr)
+
+
+def _no_text(error: UnicodeDecodeError) -> str:
+    return f"standard input is no UTF-8 text ({error.reason})"
