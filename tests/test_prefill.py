@@ -1,9 +1,11 @@
 """Prompts that lose tokens on their way, against a naive reference: full attention maps, no cache, all tokens anew each time."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import GenerationConfig
+from transformers import AttentionInterface, GenerationConfig
 
 from minimonkey import selectors
 from minimonkey.compression import SELECTORS, CompressionSpec
@@ -194,9 +196,15 @@ SPECS += [
     CompressionSpec("scm", budget="tile"),
     CompressionSpec("mmr", budget="tile", positions="compact"),
 ]
+OF_EVERY_MODEL = [CompressionSpec("scm"), CompressionSpec("scm", positions="compact"), CompressionSpec("uniform")]
+BATCHES = [("qwen2", spec) for spec in SPECS] + [(name, spec) for name in TEXTS if name != "qwen2" for spec in OF_EVERY_MODEL]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.selector}-{spec.queries}-{spec.positions}-{spec.budget}")
+def told(param: object) -> str | None:
+    return f"{param.selector}-{param.queries}-{param.positions}-{param.budget}" if isinstance(param, CompressionSpec) else None
+
+
+@pytest.mark.parametrize(("model", "spec"), BATCHES, ids=told, indirect=["model"])
 def test_a_row_gives_the_same_alone_and_in_a_batch(model, spec):
     inputs = batch(*ROWS)
     new = model.generate(**inputs, compression=spec, max_new_tokens=NEW, do_sample=False)[:, inputs["input_ids"].shape[1] :]
@@ -218,6 +226,52 @@ def test_a_row_gives_the_same_alone_and_in_a_batch(model, spec):
         assert (
             together.positions[row, -count:].max() == (count if spec.positions == "compact" else single["input_ids"].shape[1]) - 1
         )
+
+
+def flash_attention(module, query, key, value, mask, scaling=None, sliding_window=None, position_ids=None, **_) -> tuple:
+    """What kernels of flash attention give: [B, L, H, C] without maps. Rows are cut down to what the mask [B, S] leaves in; a row
+    without one, whose positions have gaps, is taken for several texts that begin at 0 each."""
+    rows, _, length, _ = query.shape
+    before = key.shape[2] - length
+    if mask is None and rows == 1 and position_ids is not None and (position_ids.diff() != 1).any():
+        begins = (position_ids[0] == 0).nonzero()[:, 0].tolist()
+        texts = [(0, torch.arange(*ends), torch.arange(*ends)) for ends in pairwise([*begins, length])]
+    else:
+        seen = [torch.arange(key.shape[2]) if mask is None else mask[row].nonzero()[:, 0] for row in range(rows)]
+        texts = [(row, places[places >= before] - before, places) for row, places in enumerate(seen)]
+    output = torch.zeros(rows, length, query.shape[1], value.shape[3])
+    for row, asking, asked in texts:
+        group = query.shape[1] // key.shape[1]
+        keys, values = (part[row, :, asked].repeat_interleave(group, dim=0) for part in (key, value))
+        places = torch.arange(len(asked))
+        own = places[-len(asking) :, None]
+        unseen = (places > own) | (places <= own - (sliding_window or len(places)))
+        logits = (query[row, :, asking] @ keys.transpose(1, 2) * scaling).masked_fill(unseen, float("-inf"))
+        output[row, asking] = (logits.softmax(dim=-1) @ values).transpose(0, 1)
+    return output, None
+
+
+@pytest.mark.parametrize("spec", [*OF_EVERY_MODEL, CompressionSpec("scm", 0.3, queries="vision")], ids=told)
+def test_flash_attention_sees_the_same(monkeypatch, model, spec):
+    """Its masks have no maps either: what rows lose, and gaps between positions, mustn't confuse it."""
+    masks = []
+
+    def kernel(*arguments, **settings):
+        masks.append(arguments[4])
+        return flash_attention(*arguments, **settings)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", kernel)
+    text = model.model.language_model
+    before = text.config._attn_implementation
+    for rows in ([ONE], ROWS):
+        inputs = batch(*rows)
+        expected = model.generate(**inputs, compression=spec, max_new_tokens=3, do_sample=False)
+        del masks[:]
+        monkeypatch.setattr(text.config, "_attn_implementation", "flash_attention_2")
+        assert torch.equal(model.generate(**inputs, compression=spec, max_new_tokens=3, do_sample=False), expected)
+        monkeypatch.setattr(text.config, "_attn_implementation", before)
+        assert len(masks) >= 4 * 3
+        assert {mask is None for mask in masks} == {len(rows) == 1}
 
 
 @torch.no_grad()
