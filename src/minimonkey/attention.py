@@ -1,10 +1,11 @@
 """Two ways to compute attention where several query heads share a key head (grouped-query attention), on a CPU.
 
-"sdpa_packed" is for few new tokens and many earlier ones. torch's own kernel goes through all keys once for each query head, or transformers copies each key as often as there are heads that
-share it. Here the heads of a group stand one behind the other as further queries: keys are read once, and copied never.
+"sdpa_packed" is for few new tokens and many earlier ones. torch's own kernel goes through all keys once for each query head, or
+transformers copies each key as often as there are heads that share it. Here the heads of a group stand one behind the other as
+further queries: keys are read once, and copied never.
 
-"sdpa_repeated" is for a whole prompt that OpenVINO reads. It computes attention in one piece, without a map of all scores, only where
-there are as many key heads as query heads.
+"sdpa_repeated" is for a whole prompt that OpenVINO reads. It computes attention in one piece, without a map of all scores, only
+where there are as many key heads as query heads.
 
     shapes: B rows, H query heads, K key heads, L queries, S keys, C channels of a head
 """

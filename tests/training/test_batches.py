@@ -6,7 +6,7 @@ import torch
 
 from minimonkey.errors import UsageError
 from minimonkey.training import batches
-from minimonkey.training.batches import Batches
+from minimonkey.training.batches import Batches, named
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import IGNORE
 
@@ -116,3 +116,20 @@ def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, sm
                 assert document.text[place[0] // 3] == character
                 read += 1
     assert read > 20
+
+
+@pytest.mark.parametrize(
+    ("question", "quoted"),
+    [
+        ("What is the total?", "TOTAL"),
+        ('Read the line after "Apple cake".', "Apple cake"),
+        ("Where is Apple?", ""),  # it stands there twice
+        ("What is the tea?", ""),  # three letters may stand anywhere
+        ("Is 12/11 the date?", "12/11"),
+    ],
+)
+def test_a_question_names_what_stands_on_the_page_once(question, quoted):
+    page = "Apple cake 4.50\nApple pie 3.00\nTOTAL 7.50\nTea 12/11"
+    places = named(question, page)
+    assert len(places) == len(question)
+    assert "".join(page[place] for place in places if place >= 0) == quoted

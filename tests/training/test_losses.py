@@ -133,7 +133,7 @@ def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, r
     insert_layer(model, 1)
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
     batch = Batches(config, small, 7)[0]
-    batch["looks"][:] = -1
+    batch["looks"][:] = batch["stands"][:] = -1
     loss, figures = Losses(model, small, config)(batch)
     loss.backward()
     assert figures["looking_loss"] == figures["anchor_loss"] == 0

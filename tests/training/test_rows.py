@@ -41,6 +41,16 @@ def test_a_row_looks_at_image_tokens_from_the_position_before(processor):
     assert row.looks[at].tolist() == [[image, -1, -1], [image + 1, image + 5, -1], [image + 1, -1, -1], *[[image + 2, -1, -1]] * 2]
 
 
+def test_a_row_says_what_stands_where_in_questions_and_answers(processor):
+    names = np.array([[-1, -1, -1]] * 9 + [[3, -1, -1], [4, 7, -1], [4, -1, -1], [-1, -1, -1]], np.int32)
+    row = make_row(processor, 2, [TURNS[0], TURNS[1]._replace(named=names)], 0.0, np.random.default_rng(0))
+    image = row.input_ids.tolist().index(processor.image_token_id)
+    at = (row.stands >= 0).any(axis=1).nonzero()[0]
+    assert processor.tokenizer.decode(row.input_ids[at]) == "12.50Tea"
+    assert (row.stands[at][:5] == row.looks[at[:5] - 1]).all(), "what comes next at one place stands at the next"
+    assert row.stands[at][5:].tolist() == [[image + 3, -1, -1], [image + 4, image + 7, -1], [image + 4, -1, -1]]
+
+
 def test_mistakes_leave_the_questions_alone(processor):
     clean, wrong = (make_row(processor, 1, TURNS, share, np.random.default_rng(5)) for share in (0.0, 0.5))
     assert (wrong.input_ids != wrong.labels)[wrong.labels != IGNORE].any()

@@ -8,6 +8,7 @@ Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K chara
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,8 +53,26 @@ def turn_about(document: Document, question: Question, places: np.ndarray) -> Tu
     """A question about a document, and where its answer is read; `places` are those of the document's text."""
     starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
     read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
-    held = np.append(places, np.full((1, 3), -1), axis=0)[read]  # -1 finds the row of none
-    return Turn(question.text, question.answer, held.astype(np.int32).reshape(-1, 3))
+    padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
+    return Turn(question.text, question.answer, padded[read].reshape(-1, 3), padded[named(question.text, document.text)])
+
+
+def named(question: str, page: str) -> list[int]:
+    """For each character of a question the one of the page that it quotes, -1 for none.
+
+    The longest run of words, of 4 characters or more, that stands on the page once, in capitals or not: "What is the total?" names
+    "TOTAL". Questions that quote nothing, or a common word by chance, teach little either way.
+    """
+    words = [word.span() for word in re.finditer(r"[^\s\"“”„'?]+", question)]
+    runs = ((words[first][0], words[last][1]) for first in range(len(words)) for last in range(first, len(words)))
+    page, places = page.lower(), [-1] * len(question)
+    for start, stop in sorted(runs, key=lambda run: run[0] - run[1]):
+        quoted = question[start:stop].lower().rstrip(".,:;!")
+        if len(quoted) >= 4 and page.count(quoted) == 1:
+            at = page.index(quoted)
+            places[start : start + len(quoted)] = range(at, at + len(quoted))
+            break
+    return places
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,7 @@ class Batches(torch.utils.data.Dataset):
             "input_ids": torch.full(shape, self.processor.tokenizer.pad_token_id),
             "labels": torch.full(shape, IGNORE),
             "looks": torch.full((*shape, 3), -1),
+            "stands": torch.full((*shape, 3), -1),
         }
         for index, row in enumerate(rows):
             for key, values in row._asdict().items():

@@ -109,7 +109,7 @@ class TrainConfig:
     character: the renderer knows which they are."""
     anchor_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the layer before that attend to where the latest character was read, so
-    that a reader goes on from there and doesn't leap to a similar word."""
+    that a reader goes on from there and doesn't leap to a similar word; and to where a word stands that the question names."""
     first_weight: float = 1.0
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""

@@ -115,7 +115,7 @@ class Losses(nn.Module):
                 looking.append(self._looking(seen, self._looking_layer, looks))
                 looking_weights.append(weight.roll(-1, 1)[(looks >= 0).any(-1)])
             if self.config.anchor_weight > 0:
-                anchors.append(self._looking(seen, self._anchor_layer, F.pad(looks, (0, 0, 1, -1), value=-1)))
+                anchors.append(self._looking(seen, self._anchor_layer, batch["stands"][rows, :length]))
         loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights))
         if looking:
             weight = torch.cat(looking_weights)
@@ -158,7 +158,7 @@ class Losses(nn.Module):
 
     @property
     def _anchor_layer(self) -> int:
-        """The layer before it, which is taught to look at the latest character."""
+        """The layer before it, which is taught to look at the latest character, be it of a question or of an answer."""
         layers = len(self.model.model.language_model.layers)
         if layers < 3:
             raise UsageError(f"anchor_weight needs a language model of at least 3 layers, this one has {layers}; set it to 0")

@@ -21,6 +21,8 @@ class Turn(NamedTuple):
     answer: str
     places: np.ndarray
     """int32 [C, 3]: the image tokens, counted from the picture's first, that hold each character of the answer; -1 for none"""
+    named: np.ndarray | None = None
+    """int32 [Q, 3]: the same for each of the question's Q characters, where it names something that is printed; None for nothing"""
 
 
 class Row(NamedTuple):
@@ -32,6 +34,8 @@ class Row(NamedTuple):
     """int64 [L]: what the token before should foretell; IGNORE for what isn't learnt"""
     looks: np.ndarray
     """int64 [L, 3]: the positions of the image tokens that hold what comes next, -1 for none"""
+    stands: np.ndarray
+    """int64 [L, 3]: the positions of those that hold what stands here, in the question or in the answer, -1 for none"""
 
 
 def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], mistakes: float, rng: np.random.Generator) -> Row:
@@ -46,7 +50,7 @@ def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], 
         if number == 0:
             image = int((prompt == processor.image_token_id).argmax())
         answer = np.array(processor.encode_answer(turn.answer))
-        read = _read(processor, turn)
+        read = _read(processor, turn.answer, turn.places)
         characters = len(read)  # what ends an answer is never mistaken
         written, asked = with_mistakes(rng, characters, len(answer), rate)
         ids = answer[np.where(written < 0, rng.integers(max(1, characters), size=len(written)), written)]
@@ -55,15 +59,29 @@ def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], 
         labels = np.append(np.full(len(prompt), IGNORE), np.where(asked < 0, IGNORE, answer[asked]))
         before = len(prompt) - 1  # the position whose next token is the first character
         looks = np.concatenate((np.full((before, 3), -1), np.where(asked[:, None] < 0, -1, places[asked]), np.full((1, 3), -1)))
-        parts.append(Row(np.append(prompt, ids), labels, looks))
+        stands = np.concatenate((_named(processor, turn, prompt, image), looks[before:-1]))
+        parts.append(Row(np.append(prompt, ids), labels, looks, stands))
     return Row(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
 
 
-def _read(processor: MiniMonkeyProcessor, turn: Turn) -> np.ndarray:
-    """Where each token of an answer is read: where its first character is. Markup such as `<ref>` is one token."""
-    text = processor.plain_text(turn.answer)
-    offsets = processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
-    return turn.places[[min(start, len(turn.places) - 1) for start, _ in offsets]]
+def _read(processor: MiniMonkeyProcessor, text: str, places: np.ndarray) -> np.ndarray:
+    """Where each token of a text is read: where its first character is. Markup such as `<ref>` is one token."""
+    offsets = processor.tokenizer(processor.plain_text(text), return_offsets_mapping=True, add_special_tokens=False)[
+        "offset_mapping"
+    ]
+    return places[[min(start, len(places) - 1) for start, _ in offsets]]
+
+
+def _named(processor: MiniMonkeyProcessor, turn: Turn, prompt: np.ndarray, image: int) -> np.ndarray:
+    """For each token of a prompt, whose picture begins at `image`: the image tokens that hold what it names."""
+    stands = np.full((len(prompt), 3), -1)
+    if turn.named is not None and len(turn.named):
+        asked = np.array(processor.tokenizer(processor.plain_text(turn.question), add_special_tokens=False)["input_ids"])
+        windows = np.lib.stride_tricks.sliding_window_view(prompt, len(asked))
+        start = int((windows == asked).all(axis=1).nonzero()[0][-1])
+        named = _read(processor, turn.question, turn.named)
+        stands[start : start + len(asked)] = np.where(named < 0, -1, named + image)
+    return stands
 
 
 def _first(processor: MiniMonkeyProcessor, question: str, tiles: int) -> list[int]:
