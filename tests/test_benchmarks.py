@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minimonkey import engine
 from minimonkey.evaluation.speed import noise_page
 from minimonkey.pyramid import Size
 
@@ -54,6 +55,26 @@ def narrow(module, monkeypatch):
 
     monkeypatch.setattr(shapes, "settings", settings)
     return shapes
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """How often each program that OpenVINO compiled ran, in the order of compiling."""
+    counts: list[int] = []
+    compiled = engine.compiled
+
+    def counting(*args):
+        run, number = compiled(*args), len(counts)
+        counts.append(0)
+
+        def counted(*tensors):
+            counts[number] += 1
+            return run(*tensors)
+
+        return counted
+
+    monkeypatch.setattr(engine, "compiled", counting)
+    return counts
 
 
 @pytest.fixture
@@ -175,6 +196,50 @@ def test_an_encoder_that_errs_misses_its_bar(run, module, monkeypatch):
     code, kept = run("encoder", "--tiles", "1", "--dtype", "float32")
     assert code == 1
     assert [row["figure"] for row in kept["encoder"]["rows"]][1] == "0.001"
+
+
+def test_an_encoder_in_openvino(run, module, monkeypatch, programs):
+    """Ours computes in OpenVINO and errs little; the rival is compiled for itself, and is the tower of transformers' own class."""
+    encoder = module("encoder")
+    monkeypatch.setattr(encoder, "PLAIN", 32)
+    monkeypatch.setattr(encoder, "OPENVINO_BAR", 0.0)
+    monkeypatch.setattr(encoder, "BARS", {"float32": (0.0, 1e-4)})
+    code, kept = run("encoder", "--tiles", "1", "--dtype", "float32", "--engine", "openvino")
+    assert (code, kept["encoder"]["where"].endswith("1 round, ours in openvino")) == (0, True)
+    assert [row["what"] for row in kept["encoder"]["rows"]][2] == "vision encoder, float32, against OpenVINO"
+    assert programs == [3, 0, 2], "our encoder: its error, a round to warm up, a round; nothing is read; the rival: two rounds"
+
+
+def test_the_rival_in_openvino_computes_the_tower(narrow, module):
+    tower = narrow.stock(narrow.random_model(torch.float32, vision_layers=1, text_layers=1)).model.vision_tower
+    tiles = torch.randn(2, 3, 448, 448, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = tower(pixel_values=tiles).last_hidden_state
+    (said,) = module("encoder").in_openvino(tower, tiles, "float32")()
+    assert torch.allclose(said, expected, atol=1e-4)
+    assert expected.std() > 0.3
+
+
+def test_questions_and_growth_in_openvino(run, module, monkeypatch, programs):
+    """Both programs of the model run: the encoder, and what reads the prompt."""
+    monkeypatch.setattr(module("questions"), "LONG", {"max_new_tokens": 2, "min_new_tokens": 2})
+    small = ("--dtype", "float32", "--engine", "openvino")
+    _, kept = run("questions", "--tiles", "1", *small)
+    assert kept["questions"]["where"].endswith("float32, 1 layer, 1 tile, 1 round, ours in openvino")
+    _, kept = run("growth", "--only", "tiles", "--most", "1", *small, rounds=())
+    assert kept["growth"]["where"].endswith("float32, 1 layer, ours in openvino")
+    assert len(programs) == 4 and all(programs)
+
+
+def test_generation_passes_the_engine_on(run, module, monkeypatch):
+    """The rest is as in questions, and takes long."""
+
+    def made(*_, **how):
+        raise RuntimeError(how["engine"])
+
+    monkeypatch.setattr(module("generation"), "random_vlm", made)
+    with pytest.raises(RuntimeError, match="openvino"):
+        run("generation", "--engine", "openvino")
 
 
 def test_generation(run, module, monkeypatch, capsys):
