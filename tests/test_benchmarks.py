@@ -203,11 +203,12 @@ def test_an_encoder_in_openvino(run, module, monkeypatch, programs):
     encoder = module("encoder")
     monkeypatch.setattr(encoder, "PLAIN", 32)
     monkeypatch.setattr(encoder, "OPENVINO_BAR", 0.0)
-    monkeypatch.setattr(encoder, "BARS", {"float32": (0.0, 1e-4)})
-    code, kept = run("encoder", "--tiles", "1", "--dtype", "float32", "--engine", "openvino")
+    monkeypatch.setattr(encoder, "BARS", {"bfloat16": (0.0, 0.1), "float32": (0.0, 1e-4)})
+    code, kept = run("encoder", "--tiles", "1", "--engine", "openvino")
     assert (code, kept["encoder"]["where"].endswith("1 round, ours in openvino")) == (0, True)
-    assert [row["what"] for row in kept["encoder"]["rows"]][2] == "vision encoder, float32, against OpenVINO"
-    assert programs == [3, 0, 2], "our encoder: its error, a round to warm up, a round; nothing is read; the rival: two rounds"
+    whats = [row["what"] for row in kept["encoder"]["rows"]]
+    assert (whats[2], whats[10]) == tuple(f"vision encoder, {dtype}, against OpenVINO" for dtype in ("bfloat16", "float32"))
+    assert programs == [3, 0, 2] * 2, "our encoder: its error, a round to warm up, a round; nothing is read; the rival: two rounds"
 
 
 def test_the_rival_in_openvino_computes_the_tower(narrow, module):
