@@ -25,8 +25,15 @@ from minimonkey.rotary import longest_sequence
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
-ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False, "token_healing": False}
-ONE_ANSWER |= {"prompt_lookup_num_tokens": None, "assistant_early_exit": None, "use_mtp": False}
+ONE_ANSWER: dict[str, int | None] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "token_healing": False,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": False,
+}
 """Settings of `generate` that would give something else than one answer to the prompt as it is, token by token."""
 
 
