@@ -116,11 +116,11 @@ def store(figures: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a + if files differ from it; "unknown" without git or outside a checkout."""
+    """The commit that is checked out, with a + if files but docs differ; "unknown" without git or outside a checkout."""
     try:
         said = [
             subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no", ":!docs"])
         ]
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
