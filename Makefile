@@ -22,9 +22,13 @@ demo: $(VENV)/.base
 	@mkdir -p demo
 	@echo '$$ minimonkey inspect examples/receipt.png --out demo/pyramid.png'
 	@$(BIN)/minimonkey inspect examples/receipt.png --out demo/pyramid.png
-	@for picture in line heading; do \
-		echo; echo "$$ minimonkey ask examples/$$picture.png \"$(QUESTION)\" --max-new-tokens 80"; \
-		$(BIN)/minimonkey ask examples/$$picture.png "$(QUESTION)" --max-new-tokens 80 || exit 1; done
+	@$(call ask,receipt,How much is the coffee?)
+	@$(call ask,receipt,How much is the tea?)
+	@$(call ask,receipt,Read the line that begins with Apple.)
+	@$(call ask,heading,$(QUESTION))
+
+# A question about one of the examples: the command, and what the embedded model says.
+ask = echo; echo '$$ minimonkey ask examples/$(1).png "$(2)"'; $(BIN)/minimonkey ask examples/$(1).png "$(2)" --max-new-tokens 80
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
