@@ -35,6 +35,6 @@ def test_the_transformers_way_reads_two_pictures(monkeypatch, capsys):
 
 def test_cutting_needs_no_model(monkeypatch, capsys, tmp_path):
     lines = run("cut_a_picture.py", monkeypatch, capsys, str(tmp_path / "out.png"))
-    assert lines[0] == "460x378 px -> 17 tiles of 448 px"
+    assert lines[0] == "460x600 px -> 19 tiles of 448 px"
     with Image.open(tmp_path / "out.png") as drawing:
         assert drawing.width > 460
