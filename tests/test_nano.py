@@ -1,4 +1,4 @@
-"""What the embedded model promises of itself: size, budget, and what the README's first page shows."""
+"""What the embedded model promises of itself: its size, its budget, and what `make demo` has it say."""
 
 from pathlib import Path
 
@@ -25,3 +25,18 @@ def test_a_page_gets_enough_pixels(nano):
     detail = nano.processor.image_processor.spec.plan(A4_AT_200_DPI).detail
     assert detail.content.right - detail.content.left >= 896 * 0.99
     assert detail.grid.columns * 224 >= 896 and detail.grid.rows * 224 >= 1344
+
+
+@pytest.mark.parametrize(
+    ("picture", "question", "answer"),
+    [
+        ("receipt", "How much is the coffee?", "3.20"),
+        ("receipt", "How much is the tea?", "2.80"),
+        ("receipt", "Read the line that begins with Apple.", "Apple cake 4.50"),
+        ("heading", "Read the text.", "Region-based segment"),
+    ],
+)
+def test_it_says_what_the_readme_shows(nano, picture, question, answer):
+    root = Path(__file__).parents[1]
+    assert nano.ask(root / "examples" / f"{picture}.png", question, max_new_tokens=80).text == answer
+    assert f'"{question}"\n{answer}\n' in (root / "README.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AttentionInterface, GenerationConfig
+from transformers import AttentionInterface, GenerationConfig, InternVLForConditionalGeneration
 
 from minimonkey import selectors
 from minimonkey.compression import SELECTORS, CompressionSpec
@@ -506,6 +506,19 @@ def test_lengths_count_the_whole_prompt(monkeypatch, qwen2, spec, given_by):
     )
     assert held_back.shape[1] > length + 3
     assert generate(max_length=length + NEW, min_length=length + 3).tolist() == held_back.tolist()
+
+
+def test_counts_of_new_tokens_go_before_a_models_own_lengths(qwen2, monkeypatch):
+    """transformers warns where both are given, which nobody did here."""
+    given = []
+    monkeypatch.setattr(
+        InternVLForConditionalGeneration, "generate", lambda self, ids, *_, **settings: given.append(settings) or ids
+    )
+    monkeypatch.setattr(qwen2, "generation_config", GenerationConfig(max_length=60, min_length=50))
+    for lengths in ({}, {"max_new_tokens": 4, "min_new_tokens": 2}):
+        qwen2.generate(**batch(ONE), compression=CompressionSpec("scm"), **lengths)
+    names = [sorted(name for name in settings if name.endswith(("_length", "_new_tokens"))) for settings in given]
+    assert names == [["max_length", "min_length"], ["max_new_tokens", "min_new_tokens"]]
 
 
 @torch.no_grad()

@@ -147,6 +147,6 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
                 settings[name] = max(settings[name] - dropped, 0)
             elif config is not None and getattr(config, name) is not None:
                 setattr(config, name, max(getattr(config, name) - dropped, 0))
-            elif own is not None:
+            elif own is not None and settings.get(name.replace("length", "new_tokens")) is None:  # which goes before it
                 settings[name] = max(own - dropped, 0)
         return config

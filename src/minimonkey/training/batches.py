@@ -61,7 +61,7 @@ def named(question: str, page: str) -> list[int]:
     """For each character of a question the one of the page that it quotes, -1 for none.
 
     The longest run of words, of 4 characters or more, that stands on the page once, in capitals or not: "What is the total?" names
-    "TOTAL". Questions that quote nothing, or a common word by chance, teach little either way.
+    "TOTAL". By chance it may be a common word of the question.
     """
     words = [word.span() for word in re.finditer(r"[^\s\"“”„'?]+", question)]
     runs = ((words[first][0], words[last][1]) for first in range(len(words)) for last in range(first, len(words)))

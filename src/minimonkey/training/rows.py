@@ -66,10 +66,8 @@ def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], 
 
 def _read(processor: MiniMonkeyProcessor, text: str, places: np.ndarray) -> np.ndarray:
     """Where each token of a text is read: where its first character is. Markup such as `<ref>` is one token."""
-    offsets = processor.tokenizer(processor.plain_text(text), return_offsets_mapping=True, add_special_tokens=False)[
-        "offset_mapping"
-    ]
-    return places[[min(start, len(places) - 1) for start, _ in offsets]]
+    tokens = processor.tokenizer(processor.plain_text(text), return_offsets_mapping=True, add_special_tokens=False)
+    return places[[min(start, len(places) - 1) for start, _ in tokens["offset_mapping"]]]
 
 
 def _named(processor: MiniMonkeyProcessor, turn: Turn, prompt: np.ndarray, image: int) -> np.ndarray:

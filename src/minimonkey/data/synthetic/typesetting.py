@@ -19,6 +19,7 @@ T = TypeVar("T")
 LONGEST = 960
 """Width of a lone line at most."""
 LONGEST_LONG_LINE = 1900
+"""The same of a long one."""
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels."""
 
