@@ -9,7 +9,16 @@ from PIL import Image
 
 from minimonkey.data.synthetic import lines
 from minimonkey.pyramid import PyramidSpec
-from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS, character_labels, character_tokens, point_labels
+from minimonkey.training.labels import (
+    CLASS_OF,
+    IGNORE,
+    POINTS,
+    SLOTS,
+    character_labels,
+    character_tokens,
+    line_starts,
+    point_labels,
+)
 
 TWO_TILES = PyramidSpec.plain(2, 2, tile_px=28)
 """Of a picture of 56x28 px; patches of 7 px make 4 x 4 a tile."""
@@ -119,3 +128,21 @@ def test_tokens_agree_with_the_labels_of_their_patches(pillow_text):
 def test_a_picture_without_text_has_no_places():
     places = character_tokens(lines.Sample(Image.new("RGB", (56, 28)), []), TWO_TILES, 7)
     assert places.shape == (0, 3)
+
+
+def test_a_token_knows_where_its_line_begins():
+    """Two tiles of 2 x 2 tokens each, and the thumbnail: in the level of pages, from tile to tile, but never further on."""
+    sample = sample_of(("abc", [(4, 4), (18, 4), (40, 4)]), ("de", [(20, 20), (34, 20)]))
+    places = character_tokens(sample, TWO_TILES, patch_px=7)
+    starts = line_starts(sample.text, places, 12)
+    assert starts[:8].tolist() == [0, 0, -1, 3, 0, -1, 3, -1], "of the first tile's four tokens and the second's"
+    assert starts[8:].tolist() == [8, 8, 10, 10], "of the thumbnail's"
+
+
+def test_a_line_that_climbs_begins_nowhere_before():
+    """Its beginning is a token of the row below, which the others don't see: they come before it."""
+    sample = sample_of(("ab", [(4, 20), (20, 4)]), size=(28, 28))
+    plain = PyramidSpec.plain(1, 1, tile_px=28)
+    places = character_tokens(sample, plain, patch_px=7)
+    assert places[:, 0].tolist() == [2, 1]
+    assert line_starts(sample.text, places, 4).tolist() == [-1, -1, 2, -1]

@@ -11,7 +11,7 @@ from minimonkey.training import losses as module
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
-from minimonkey.training.losses import Losses, groups
+from minimonkey.training.losses import FIRST_HEADS, LAST_HEADS, Losses, _first, groups, lessons
 from minimonkey.training.run import insert_layer
 
 
@@ -70,7 +70,8 @@ def test_alignment_asks_each_image_token_for_the_characters_it_shows(recipe, sma
 def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
     """Queries and keys are set so that every position looks evenly at all that it may see."""
     losses = Losses(tiny_model("qwen2"), small, recipe(looking_weight=1.0))
-    attention = losses.model.model.language_model.layers[losses._looking_layer].self_attn
+    (lesson,) = losses.lessons
+    attention = losses.model.model.language_model.layers[lesson.layer].self_attn
     with torch.no_grad():
         for projection in (attention.q_proj, attention.k_proj):
             projection.weight.zero_()
@@ -78,27 +79,29 @@ def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, 
     seen = torch.randn(1, 8, 32), (torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
     looks = torch.full((1, 8, 3), -1)
     looks[0, 4], looks[0, 6] = torch.tensor([1, 3, -1]), torch.tensor([-1, 0, -1])
-    said = losses._looking({losses._looking_layer: seen}, losses._looking_layer, looks)
+    said = losses._looking({lesson.layer: seen}, lesson, looks)
     assert said.shape == (2, 2), "two positions, two heads"
     torch.testing.assert_close(said[:, 0], torch.tensor([math.log(5 / 2), math.log(7)]))
     torch.testing.assert_close(said[:, 1], said[:, 0])
 
 
+@pytest.mark.parametrize(("heads", "which"), [(FIRST_HEADS, [0, 1]), (LAST_HEADS, [2, 3])], ids=["first", "last"])
 @pytest.mark.parametrize("text", ["qwen2", "llama"])
-def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_model, text):
-    """Of the first two of four heads, which share the first of two key heads; held against transformers' own maps."""
+def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_model, text, heads, which):
+    """Of two of four heads, which share one of two key heads; held against transformers' own maps."""
     model = tiny_model(text)
     losses = Losses(model, small, recipe(looking_weight=1.0))
+    lesson = losses.lessons[0]._replace(heads=heads)
     ids = torch.randint(10, 90, (2, 9), generator=torch.Generator().manual_seed(0))
     looks = torch.full((2, 9, 3), -1)
     looks[0, 6], looks[1, 8] = torch.tensor([2, 5, -1]), torch.tensor([0, -1, -1])
     with torch.no_grad():
-        with losses._watched([losses._looking_layer]) as seen:
+        with losses._watched({lesson.layer}) as seen:
             model(input_ids=ids)
-        ours = losses._looking(seen, losses._looking_layer, looks)
+        ours = losses._looking(seen, lesson, looks)
         model.set_attn_implementation("eager")
-        maps = model(input_ids=ids, output_attentions=True).attentions[losses._looking_layer]
-    shares = torch.stack((maps[0, :2, 6, [2, 5]].sum(-1), maps[1, :2, 8, 0]))
+        maps = model(input_ids=ids, output_attentions=True).attentions[lesson.layer][:, which]
+    shares = torch.stack((maps[0, :, 6, [2, 5]].sum(-1), maps[1, :, 8, 0]))
     torch.testing.assert_close(ours, -shares.log(), rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +112,7 @@ def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, s
     insert_layer(model, 1)
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
     losses = Losses(model, small, config)
-    assert (losses._anchor_layer, losses._looking_layer) == (1, 2)
+    assert [(lesson.name, lesson.layer) for lesson in losses.lessons] == [("looking", 2), ("anchor", 1)]
     batch = Batches(config, small, 7)[0]
     loss, figures = losses(batch)
     parts = figures["text_loss"] + figures["looking_loss"] + 0.5 * figures["anchor_loss"]
@@ -133,7 +136,7 @@ def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, r
     insert_layer(model, 1)
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
     batch = Batches(config, small, 7)[0]
-    batch["looks"][:] = batch["stands"][:] = -1
+    batch["looks"][:] = batch["stands"][:] = batch["recalls"][:] = -1
     loss, figures = Losses(model, small, config)(batch)
     loss.backward()
     assert figures["looking_loss"] == figures["anchor_loss"] == 0
@@ -142,8 +145,50 @@ def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, r
 
 
 def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
-    with pytest.raises(UsageError, match="anchor_weight needs a language model of at least 3 layers, this one has 2; set it to 0"):
-        _ = Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))._anchor_layer
+    with pytest.raises(UsageError, match="anchor_weight needs a language model of more layers than the 2 of this one; set it to 0"):
+        Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))
+
+
+@torch.no_grad()
+def test_first_characters_recall_what_the_question_names(pillow_text, recipe, small, tiny_model):
+    """In the layer that looks, in its last heads; what is recalled tells the layer behind where to look, not this one."""
+    model = tiny_model("qwen2", pyramid=None)
+    for _ in range(2):
+        insert_layer(model, 1)
+    line = Ingredient("line", max_tiles=6)
+    config = recipe(mixture=(line,), looking_weight=1.0, recall_weight=0.5, characters_weight=0.0)
+    losses = Losses(model, small, config)
+    assert [(lesson.name, lesson.layer) for lesson in losses.lessons] == [("looking", 2), ("recall", 2), ("again", 3)]
+    batch = Batches(config, small, 7)[0]
+    first = (batch["labels"][0] != IGNORE).int().argmax() - 1
+    batch["recalls"][0, first], batch["recalls"][0, first + 1] = torch.tensor([1, 3, -1]), torch.tensor([3, 2, 1])
+    loss, figures = losses(batch)
+    torch.testing.assert_close(
+        loss, figures["text_loss"] + figures["looking_loss"] + 0.5 * (figures["recall_loss"] + figures["again_loss"])
+    )
+    model.set_attn_implementation("eager")
+    pixel_values = module.normalise(batch["tiles"], small)
+    maps = model(input_ids=batch["input_ids"], pixel_values=pixel_values, output_attentions=True).attentions
+    recalled = (batch["recalls"] >= 0).any(-1)
+    for name, layer, heads, places in (
+        ("recall", 2, [2, 3], batch["recalls"]),
+        ("looking", 2, [0, 1], batch["looks"].masked_fill(recalled[..., None], -1)),
+        ("again", 3, [0, 1], batch["looks"]),
+    ):
+        shares = [
+            torch.stack([maps[layer][row, head, place, [p for p in places[row, place].tolist() if p >= 0]].sum() for head in heads])
+            for row, place in (places >= 0).any(-1).nonzero().tolist()
+        ]
+        torch.testing.assert_close(figures[f"{name}_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("layers", "fits"), [(2, False), (3, False), (4, True), (5, True)])
+def test_recalling_needs_a_layer_behind_the_one_that_looks(recipe, layers, fits):
+    if fits:
+        assert lessons(recipe(recall_weight=1.0), layers)[-1].layer < layers
+    else:
+        with pytest.raises(UsageError, match=f"recall_weight needs a language model of more layers than the {layers} of this one"):
+            lessons(recipe(recall_weight=1.0), layers)
 
 
 def test_alignment_needs_single_characters(recipe, small, tiny_model):
@@ -197,12 +242,22 @@ def test_an_encoder_that_rests_learns_nothing(pillow_text, recipe, small, tiny_m
 def test_first_characters_count_more(recipe, small, tiny_model):
     losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0))
     labels = torch.tensor([[IGNORE, 4, 5, IGNORE, IGNORE, 6, 7], [3, IGNORE, IGNORE, 4, 4, 4, IGNORE]])
-    weights = losses._weights(labels)
+    first = _first(labels)
+    assert first.int().tolist() == [[0, 1, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0]]
+    weights = losses._weights(labels, first)
     assert weights.tolist() == [[0, 8, 1, 0, 0, 8, 1], [8, 0, 0, 8, 1, 1, 0]]
     logits = torch.zeros(14, 10)
     logits[1, 4] = 50.0  # the first character of the first answer is right, all others are any of ten
-    loss, figures = losses._text(logits, labels.flatten(), weights.flatten())
+    loss, figures = losses._text(logits, labels.flatten(), weights.flatten(), first.flatten())
     torch.testing.assert_close(loss, torch.tensor((36 - 8) / 36 * math.log(10)))
+    assert (figures["first_right"], figures["next_right"]) == (0.25, 0.125)
+
+
+def test_what_ends_an_answer_may_count_more(recipe, small, tiny_model):
+    losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0, end_weight=4.0))
+    end = small.encode_answer("")[0]
+    labels = torch.tensor([[IGNORE, 40, 41, end, IGNORE, end]])
+    assert losses._weights(labels, _first(labels)).tolist() == [[0, 8, 1, 4, 0, 4]]
 
 
 def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):
@@ -217,6 +272,9 @@ def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypa
         "input_ids": torch.tensor([[20, 21, 22, 23]]),
         "labels": torch.tensor([[IGNORE, IGNORE, 22, 23]]),
         "looks": looks,
+        "stands": looks,
+        "recalls": torch.full((1, 4, 3), -1),
+        "begins": torch.full((1, 4, 3), -1),
         "lengths": torch.tensor([4]),
         "tile_counts": torch.tensor([0]),
     }

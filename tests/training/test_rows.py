@@ -51,6 +51,23 @@ def test_a_row_says_what_stands_where_in_questions_and_answers(processor):
     assert row.stands[at][5:].tolist() == [[image + 3, -1, -1], [image + 4, image + 7, -1], [image + 4, -1, -1]]
 
 
+def test_a_rows_first_characters_recall_what_the_question_names(processor):
+    """The last three tokens of the question that stand somewhere, from the positions before an answer's first four characters."""
+    names = np.array([[-1, -1, -1]] * 8 + [[3, -1, -1]] * 4 + [[-1, -1, -1]], np.int32)
+    row = make_row(processor, 2, [TURNS[0], TURNS[1]._replace(answer="Ace Tea Room", named=names)], 0.0, np.random.default_rng(0))
+    at = (row.recalls >= 0).any(axis=1).nonzero()[0]
+    assert processor.tokenizer.decode(row.labels[at + 1]) == "Ace "
+    assert all(processor.tokenizer.decode(row.input_ids[places]) == "Tea" for places in row.recalls[at])
+
+
+def test_a_row_says_where_lines_begin(processor):
+    starts = np.array([0, 0, -1, 3, 3, -1, 3, 7], np.int32)
+    row = make_row(processor, 2, TURNS, 0.0, np.random.default_rng(0), starts)
+    image = row.input_ids.tolist().index(processor.image_token_id)
+    assert row.begins[image : image + 8].tolist() == [[image + start if start >= 0 else -1, -1, -1] for start in starts]
+    assert (np.delete(row.begins, range(image, image + 8), axis=0) == -1).all()
+
+
 def test_mistakes_leave_the_questions_alone(processor):
     clean, wrong = (make_row(processor, 1, TURNS, share, np.random.default_rng(5)) for share in (0.0, 0.5))
     assert (wrong.input_ids != wrong.labels)[wrong.labels != IGNORE].any()

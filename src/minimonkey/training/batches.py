@@ -24,9 +24,11 @@ from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import Ingredient, TrainConfig
-from minimonkey.training.labels import IGNORE, character_labels, character_tokens, point_labels
+from minimonkey.training.labels import IGNORE, character_labels, character_tokens, line_starts, point_labels
 from minimonkey.training.rows import Row, Turn, make_row
 
+FORGOTTEN = 0.6
+"""Share of the image tokens that aren't asked where their line begins: there are many, and each is some work."""
 QUESTIONS = (
     "Read the text.",
     "What does it say?",
@@ -47,6 +49,8 @@ class Drawn(NamedTuple):
     points: np.ndarray
     """int16 [T, N, POINTS]: the same for points of each patch"""
     turns: list[Turn]
+    starts: np.ndarray
+    """int32 [image tokens]: in which token the line begins that stands in this one, -1 for none"""
 
 
 def turn_about(document: Document, question: Question, places: np.ndarray) -> Turn:
@@ -138,12 +142,16 @@ class Batches(torch.utils.data.Dataset):
         if isinstance(sample, Document):
             order = rng.permutation(len(sample.questions))[: ingredient.max_questions]
             turns = [turn_about(sample, sample.questions[index], places) for index in order]
-        return Drawn(tiles_uint8(sample.picture, spec), *labels, turns)
+        tiles = tiles_uint8(sample.picture, spec)
+        starts = line_starts(sample.text, places, len(tiles) * self.processor.image_seq_length)
+        starts[rng.random(len(starts)) < FORGOTTEN] = -1
+        return Drawn(tiles, *labels, turns, starts)
 
     def _collate(self, drawn: list[Drawn], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         batch: dict[str, torch.Tensor] = {}
         if self.config.stage == "read":
-            rows = [make_row(self.processor, len(sample.tiles), sample.turns, self.config.mistakes, rng) for sample in drawn]
+            mistakes = self.config.mistakes
+            rows = [make_row(self.processor, len(each.tiles), each.turns, mistakes, rng, each.starts) for each in drawn]
             order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
             drawn = [drawn[index] for index in order]
             batch |= self._tokens([rows[index] for index in order])
@@ -163,6 +171,8 @@ class Batches(torch.utils.data.Dataset):
             "labels": torch.full(shape, IGNORE),
             "looks": torch.full((*shape, 3), -1),
             "stands": torch.full((*shape, 3), -1),
+            "recalls": torch.full((*shape, 3), -1),
+            "begins": torch.full((*shape, 3), -1),
         }
         for index, row in enumerate(rows):
             for key, values in row._asdict().items():

@@ -110,9 +110,19 @@ class TrainConfig:
     anchor_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the layer before that attend to where the latest character was read, so
     that a reader goes on from there and doesn't leap to a similar word; and to where a word stands that the question names."""
+    recall_weight: float = 0.0
+    """Stage "read": weight of a loss that has the other heads of the layer that looks, for the first characters of an answer,
+    attend to the words of the question that stand on the page, and two heads of the layer behind it look at the next character
+    once more. What the question's words have found is known one layer too late for the layer that looks."""
+    line_weight: float = 0.0
+    """Stage "read": weight of a loss that has the other heads of the anchor's layer, at each image token with print in it,
+    attend to the one in which its line begins: a price is found by the name at the beginning of its line."""
     first_weight: float = 1.0
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""
+    end_weight: float = 1.0
+    """Stage "read": how much the token counts that ends an answer: "read the line" and "read the paragraph" differ in nothing
+    else."""
     mistakes: float = 0.0
     """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
     average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""
@@ -147,7 +157,10 @@ class TrainConfig:
             "alignment_weight",
             "looking_weight",
             "anchor_weight",
+            "recall_weight",
+            "line_weight",
             "first_weight",
+            "end_weight",
         ):
             _require(self, key, getattr(self, key) >= 0, "0 or more")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")

@@ -113,6 +113,21 @@ def point_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray
     return np.concatenate(levels)
 
 
+def line_starts(text: str, places: np.ndarray, tokens: int) -> np.ndarray:
+    """For each of so many image tokens the one, in the same level, that the printed line it shows begins in: int32 [tokens].
+
+    `places` int [characters, 3] are those of `character_tokens`. -1 for a token without print, and where the line begins in a token
+    further on: a line that climbs.
+    """
+    starts, first = np.full(tokens, -1, np.int32), 0
+    for line in text.split("\n"):
+        for level in places[first : first + len(line)].T:
+            shown = level[level >= 0]
+            starts[shown] = shown[:1]
+        first += len(line) + 1
+    return np.where(starts <= np.arange(tokens), starts, -1)
+
+
 def character_tokens(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray:
     """The image tokens that each character of `sample.text` has its centre in: int32 [characters, 3], one a level.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -20,8 +20,8 @@ from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import TrainConfig
 from minimonkey.training.labels import IGNORE, POINTS, SLOTS
 
-LOOKING_HEADS = 2
-"""How many heads of a layer of the language model are taught where to look."""
+FIRST_HEADS, LAST_HEADS = slice(2), slice(-2, None)
+"""Which heads of a layer of the language model are taught: the first look at the picture, the last recall the question."""
 
 
 class CharactersHead(nn.Module):
@@ -61,6 +61,47 @@ def groups(lengths: list[int], tile_counts: list[int]) -> list[Group]:
     return [Group(slice(first), slice(tiles), lengths[first - 1]), last] if first else [last]
 
 
+def _first(labels: torch.Tensor) -> torch.Tensor:
+    """Where the first token of each answer in rows [B, L] stands: bool [B, L]."""
+    asked = labels != IGNORE
+    return asked & ~F.pad(asked, (1, 0))[:, :-1]
+
+
+class Lesson(NamedTuple):
+    """What some heads of one layer of the language model are taught to attend to."""
+
+    name: str
+    weight: float
+    layer: int
+    heads: slice
+    places: Literal["looks", "unrecalled", "stands", "recalls", "begins"]
+    """Which entry of a batch, int64 [B, L, 3], tells the positions; "unrecalled" are those of `looks` where nothing is recalled."""
+    first_counts_more: bool
+    """Whether a place counts as much as the next character, or all alike."""
+
+
+def lessons(config: TrainConfig, layers: int) -> list[Lesson]:
+    """What a language model of so many layers is taught about where to look.
+
+    The layer that looks at the next character is the middle one, or the first behind the middle. The anchor is the layer before
+    it. What words of a question have found in the anchor is known to the first characters of an answer one layer later, where
+    they recall it, and tells where to look in the layer behind that alone.
+    """
+    look = (layers + 1) // 2
+    recalled = config.recall_weight > 0
+    for name, layer in (("anchor", look - 1), ("line", look - 1), ("recall", look + 1)):
+        if getattr(config, f"{name}_weight") > 0 and not 0 < layer < layers:
+            raise UsageError(f"{name}_weight needs a language model of more layers than the {layers} of this one; set it to 0")
+    every = [
+        Lesson("looking", config.looking_weight, look, FIRST_HEADS, "unrecalled" if recalled else "looks", True),
+        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False),
+        Lesson("line", config.line_weight, look - 1, LAST_HEADS, "begins", False),
+        Lesson("recall", config.recall_weight, look, LAST_HEADS, "recalls", False),
+        Lesson("again", config.recall_weight, look + 1, FIRST_HEADS, "looks", True),
+    ]
+    return [lesson for lesson in every if lesson.weight > 0]
+
+
 class Losses(nn.Module):
     """The model, the character head and what the stage minimises: batch -> (loss, figures)."""
 
@@ -69,6 +110,8 @@ class Losses(nn.Module):
         self.model = model
         self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
         self.processor, self.config = processor, config
+        self.end_id = processor.encode_answer("")[0]
+        self.lessons = lessons(config, len(model.model.language_model.layers)) if config.stage == "read" else []
         if config.alignment_weight > 0:
             ids = processor.tokenizer.convert_tokens_to_ids(list(ALPHABET))
             if None in ids:
@@ -98,9 +141,12 @@ class Losses(nn.Module):
 
     def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The losses of the text, in groups of about equally long rows."""
-        logits, labels, weights, looking, looking_weights, anchors = [], [], [], [], [], []
+        logits, labels, weights, firsts = [], [], [], []
+        taught: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.lessons]
+        recalled = (batch["recalls"] >= 0).any(-1, keepdim=True)
+        every_place = batch | {"unrecalled": batch["looks"].masked_fill(recalled, -1)}
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
-            with self._watched(self._layers_that_look) as seen:
+            with self._watched({lesson.layer for lesson in self.lessons}) as seen:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
                 outputs = self.model(
                     input_ids=batch["input_ids"][rows, :length],
@@ -108,23 +154,19 @@ class Losses(nn.Module):
                 )
             logits.append(outputs.logits[:, :-1].flatten(0, 1))
             labels.append(batch["labels"][rows, 1:length].flatten())
-            weight = self._weights(batch["labels"][rows, :length])
+            first = _first(batch["labels"][rows, :length])
+            firsts.append(first[:, 1:].flatten())
+            weight = self._weights(batch["labels"][rows, :length], first)
             weights.append(weight[:, 1:].flatten())
-            looks = batch["looks"][rows, :length]
-            if self.config.looking_weight > 0:
-                looking.append(self._looking(seen, self._looking_layer, looks))
-                looking_weights.append(weight.roll(-1, 1)[(looks >= 0).any(-1)])
-            if self.config.anchor_weight > 0:
-                anchors.append(self._looking(seen, self._anchor_layer, batch["stands"][rows, :length]))
-        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights))
-        if looking:
-            weight = torch.cat(looking_weights)
-            mean = (torch.cat(looking).mean(-1) * weight).sum() / weight.sum().clamp(min=1e-6)  # no answer may be read anywhere
-            loss, figures = loss + self.config.looking_weight * mean, figures | {"looking_loss": mean.detach()}
-        if anchors:
-            anchor = torch.cat(anchors)
-            mean = anchor.sum() / max(1, anchor.numel())
-            loss, figures = loss + self.config.anchor_weight * mean, figures | {"anchor_loss": mean.detach()}
+            for lesson, parts in zip(self.lessons, taught, strict=True):
+                places = every_place[lesson.places][rows, :length]
+                counts = weight.roll(-1, 1) if lesson.first_counts_more else torch.ones_like(weight)
+                parts.append((self._looking(seen, lesson, places).mean(-1), counts[(places >= 0).any(-1)]))
+        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights), torch.cat(firsts))
+        for lesson, parts in zip(self.lessons, taught, strict=True):
+            missed, counts = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+            mean = (missed * counts).sum() / counts.sum().clamp(min=1e-6)  # no answer may be read anywhere
+            loss, figures = loss + lesson.weight * mean, figures | {f"{lesson.name}_loss": mean.detach()}
         return loss, figures
 
     def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -151,26 +193,8 @@ class Losses(nn.Module):
         log_probabilities = self.model.lm_head(tokens).float().log_softmax(-1)
         return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
 
-    @property
-    def _looking_layer(self) -> int:
-        """The layer that is taught to look at the next character: the middle one, or the first behind the middle."""
-        return (len(self.model.model.language_model.layers) + 1) // 2
-
-    @property
-    def _anchor_layer(self) -> int:
-        """The layer before it, which is taught to look at the latest character, be it of a question or of an answer."""
-        layers = len(self.model.model.language_model.layers)
-        if layers < 3:
-            raise UsageError(f"anchor_weight needs a language model of at least 3 layers, this one has {layers}; set it to 0")
-        return self._looking_layer - 1
-
-    @property
-    def _layers_that_look(self) -> list[int]:
-        looking = [self._looking_layer] if self.config.looking_weight > 0 else []
-        return looking + ([self._anchor_layer] if self.config.anchor_weight > 0 else [])
-
     @contextmanager
-    def _watched(self, layers: list[int]) -> Iterator[dict[int, tuple[torch.Tensor, Rotation]]]:
+    def _watched(self, layers: set[int]) -> Iterator[dict[int, tuple[torch.Tensor, Rotation]]]:
         """What goes into these layers of the language model: hidden states [B, L, D], and the cosines and sines."""
         seen: dict[int, tuple[torch.Tensor, Rotation]] = {}
 
@@ -185,18 +209,18 @@ class Losses(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _looking(self, seen: dict[int, tuple[torch.Tensor, Rotation]], layer: int, looks: torch.Tensor) -> torch.Tensor:
-        """How little of the attention of a layer's first heads is on the image tokens `looks` [B, L, 3]: -log of the share.
+    def _looking(self, seen: dict[int, tuple[torch.Tensor, Rotation]], lesson: Lesson, looks: torch.Tensor) -> torch.Tensor:
+        """How little of the attention of a lesson's heads is on the tokens `looks` [B, L, 3]: -log of the share.
 
         For each position that has such tokens, in rows without padding on the left: float32 [positions, heads].
         """
         text = self.model.model.language_model
-        hidden, turned = seen[layer]
-        queries, keys = queries_and_keys(text, hidden, layer, turned)
-        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, :LOOKING_HEADS]
-        scaling = text.layers[layer].self_attn.scaling
+        hidden, turned = seen[lesson.layer]
+        queries, keys = queries_and_keys(text, hidden, lesson.layer, turned)
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, lesson.heads]
+        scaling = text.layers[lesson.layer].self_attn.scaling
         row, position = (looks >= 0).any(-1).nonzero(as_tuple=True)
-        scores = (queries[:, :LOOKING_HEADS] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
+        scores = (queries[:, lesson.heads] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
         there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]
         scores = scores.masked_fill(~there[:, None], float("-inf"))
         wanted = torch.zeros(there.shape, dtype=torch.bool, device=row.device)
@@ -205,17 +229,17 @@ class Losses(nn.Module):
         right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
         return scores.logsumexp(-1) - right
 
-    def _weights(self, labels: torch.Tensor) -> torch.Tensor:
-        """How much each token of rows [B, L] counts: the first one of an answer more than those behind it."""
-        asked = labels != IGNORE
-        first = asked & ~F.pad(asked, (1, 0))[:, :-1]
-        return torch.where(first, self.config.first_weight, 1.0) * asked
+    def _weights(self, labels: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """How much each token of rows [B, L] counts: the first one of an answer, and the one that ends it, as the recipe says."""
+        weights = torch.where(first, self.config.first_weight, 1.0) * (labels != IGNORE)
+        return torch.where(labels == self.end_id, self.config.end_weight, weights)
 
     def _text(
-        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, first: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
         asked = labels != IGNORE
-        right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
-        return loss, {"text_loss": loss.detach(), "next_right": right}
+        right = (logits.argmax(-1) == labels) & asked
+        figures = {"next_right": right.sum() / asked.sum(), "first_right": (right & first).sum() / first.sum()}
+        return loss, {"text_loss": loss.detach()} | figures

@@ -13,6 +13,9 @@ import numpy as np
 from minimonkey.processing import IMAGE_MARK, MiniMonkeyProcessor
 from minimonkey.training.labels import IGNORE
 
+RECALLED = 4
+"""How many characters of an answer are found by what the question names; the others by those before them."""
+
 
 class Turn(NamedTuple):
     """A question and its answer."""
@@ -36,12 +39,25 @@ class Row(NamedTuple):
     """int64 [L, 3]: the positions of the image tokens that hold what comes next, -1 for none"""
     stands: np.ndarray
     """int64 [L, 3]: the positions of those that hold what stands here, in the question or in the answer, -1 for none"""
+    recalls: np.ndarray
+    """int64 [L, 3]: for the first characters of an answer, the positions of the last three tokens of the question that name
+    something printed; -1 for none"""
+    begins: np.ndarray
+    """int64 [L, 3]: the position of the image token in which the line begins that stands in this one, -1 for none"""
 
 
-def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], mistakes: float, rng: np.random.Generator) -> Row:
+def make_row(
+    processor: MiniMonkeyProcessor,
+    tiles: int,
+    turns: Sequence[Turn],
+    mistakes: float,
+    rng: np.random.Generator,
+    starts: np.ndarray | None = None,
+) -> Row:
     """The turns of a conversation about one picture of so many tiles. The picture is paid for once, whatever is asked.
 
-    `mistakes` is the mean rate of slips in the answers, of which each row has its own (see `with_mistakes`).
+    `starts` int32 [image tokens] is where the printed line begins that an image token shows, -1 for none. `mistakes` is
+    the mean rate of slips in the answers, of which each row has its own (see `with_mistakes`).
     """
     rate = rng.random() * 2 * mistakes
     parts: list[Row] = []
@@ -59,8 +75,16 @@ def make_row(processor: MiniMonkeyProcessor, tiles: int, turns: Sequence[Turn], 
         labels = np.append(np.full(len(prompt), IGNORE), np.where(asked < 0, IGNORE, answer[asked]))
         before = len(prompt) - 1  # the position whose next token is the first character
         looks = np.concatenate((np.full((before, 3), -1), np.where(asked[:, None] < 0, -1, places[asked]), np.full((1, 3), -1)))
-        stands = np.concatenate((_named(processor, turn, prompt, image), looks[before:-1]))
-        parts.append(Row(np.append(prompt, ids), labels, looks, stands))
+        named = _named(processor, turn, prompt, image)
+        stands = np.concatenate((named, looks[before:-1]))
+        recalls = np.full_like(stands, -1)
+        if naming := (named >= 0).any(-1).nonzero()[0][-3:].tolist():
+            recalls[before : before + RECALLED, : len(naming)] = naming
+            recalls = np.where(recalls < 0, -1, recalls + sum(len(part.input_ids) for part in parts))
+        begins = np.full_like(stands, -1)
+        if number == 0 and starts is not None:
+            begins[image : image + len(starts), 0] = np.where(starts < 0, -1, starts + image)
+        parts.append(Row(np.append(prompt, ids), labels, looks, stands, recalls, begins))
     return Row(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
 
 

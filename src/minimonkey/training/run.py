@@ -144,7 +144,7 @@ def insert_layer(model: MiniMonkeyForConditionalGeneration, index: int) -> None:
     text = model.model.language_model
     if not 0 < index < len(text.layers):
         raise UsageError(f"insert_layer={index}: expected a place between the {len(text.layers)} layers of the language model")
-    layer = copy.deepcopy(text.layers[index])
+    layer = copy.deepcopy(text.layers[index], {id(text.config): text.config})  # all layers follow one configuration
     for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
         torch.nn.init.zeros_(projection.weight)
     text.layers.insert(index, layer)
