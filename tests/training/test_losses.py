@@ -7,11 +7,12 @@ import torch
 
 from minimonkey.data.synthetic import words
 from minimonkey.errors import UsageError
+from minimonkey.training import lessons
 from minimonkey.training import losses as module
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
-from minimonkey.training.losses import FIRST_HEADS, LAST_HEADS, Losses, _first, groups, lessons
+from minimonkey.training.losses import Losses, _first, groups
 from minimonkey.training.run import insert_layer
 
 
@@ -67,69 +68,6 @@ def test_alignment_asks_each_image_token_for_the_characters_it_shows(recipe, sma
     assert losses._alignment(tokens, labels) > 10
 
 
-def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
-    """Queries and keys are set so that every position looks evenly at all that it may see."""
-    losses = Losses(tiny_model("qwen2"), small, recipe(looking_weight=1.0))
-    (lesson,) = losses.lessons
-    attention = losses.model.model.language_model.layers[lesson.layer].self_attn
-    with torch.no_grad():
-        for projection in (attention.q_proj, attention.k_proj):
-            projection.weight.zero_()
-            projection.bias.zero_()
-    seen = torch.randn(1, 8, 32), (torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
-    looks = torch.full((1, 8, 3), -1)
-    looks[0, 4], looks[0, 6] = torch.tensor([1, 3, -1]), torch.tensor([-1, 0, -1])
-    said = losses._looking({lesson.layer: seen}, lesson, looks)
-    assert said.shape == (2, 2), "two positions, two heads"
-    torch.testing.assert_close(said[:, 0], torch.tensor([math.log(5 / 2), math.log(7)]))
-    torch.testing.assert_close(said[:, 1], said[:, 0])
-
-
-@pytest.mark.parametrize(("heads", "which"), [(FIRST_HEADS, [0, 1]), (LAST_HEADS, [2, 3])], ids=["first", "last"])
-@pytest.mark.parametrize("text", ["qwen2", "llama"])
-def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_model, text, heads, which):
-    """Of two of four heads, which share one of two key heads; held against transformers' own maps."""
-    model = tiny_model(text)
-    losses = Losses(model, small, recipe(looking_weight=1.0))
-    lesson = losses.lessons[0]._replace(heads=heads)
-    ids = torch.randint(10, 90, (2, 9), generator=torch.Generator().manual_seed(0))
-    looks = torch.full((2, 9, 3), -1)
-    looks[0, 6], looks[1, 8] = torch.tensor([2, 5, -1]), torch.tensor([0, -1, -1])
-    with torch.no_grad():
-        with losses._watched({lesson.layer}) as seen:
-            model(input_ids=ids)
-        ours = losses._looking(seen, lesson, looks)
-        model.set_attn_implementation("eager")
-        maps = model(input_ids=ids, output_attentions=True).attentions[lesson.layer][:, which]
-    shares = torch.stack((maps[0, :, 6, [2, 5]].sum(-1), maps[1, :, 8, 0]))
-    torch.testing.assert_close(ours, -shares.log(), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, small, tiny_model):
-    """What a position looked for is what the next one looks back at, in the layer before."""
-    model = tiny_model("qwen2", pyramid=None)
-    insert_layer(model, 1)
-    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
-    losses = Losses(model, small, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons] == [("looking", 2), ("anchor", 1)]
-    batch = Batches(config, small, 7)[0]
-    loss, figures = losses(batch)
-    parts = figures["text_loss"] + figures["looking_loss"] + 0.5 * figures["anchor_loss"]
-    torch.testing.assert_close(loss, parts)
-    model.set_attn_implementation("eager")
-    maps = model(
-        input_ids=batch["input_ids"], pixel_values=module.normalise(batch["tiles"], small), output_attentions=True
-    ).attentions[1]
-    shares = [
-        maps[row, :2, position + 1, [place for place in places.tolist() if place >= 0]].sum(-1)
-        for row, looks in enumerate(batch["looks"])
-        for position, places in enumerate(looks[:-1])
-        if (places >= 0).any()
-    ]
-    torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
-
-
 def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, recipe, small, tiny_model):
     """ "unanswerable", "yes": nothing to look at. A mean of nothing would make every weight NaN."""
     model = tiny_model("qwen2", pyramid=None).train()
@@ -142,53 +80,6 @@ def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, r
     assert figures["looking_loss"] == figures["anchor_loss"] == 0
     torch.testing.assert_close(loss.detach(), figures["text_loss"])
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
-
-
-def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
-    with pytest.raises(UsageError, match="anchor_weight needs a language model of more layers than the 2 of this one; set it to 0"):
-        Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))
-
-
-@torch.no_grad()
-def test_first_characters_recall_what_the_question_names(pillow_text, recipe, small, tiny_model):
-    """In the layer that looks, in its last heads; what is recalled tells the layer behind where to look, not this one."""
-    model = tiny_model("qwen2", pyramid=None)
-    for _ in range(2):
-        insert_layer(model, 1)
-    line = Ingredient("line", max_tiles=6)
-    config = recipe(mixture=(line,), looking_weight=1.0, recall_weight=0.5, characters_weight=0.0)
-    losses = Losses(model, small, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons] == [("looking", 2), ("recall", 2), ("again", 3)]
-    batch = Batches(config, small, 7)[0]
-    first = (batch["labels"][0] != IGNORE).int().argmax() - 1
-    batch["recalls"][0, first], batch["recalls"][0, first + 1] = torch.tensor([1, 3, -1]), torch.tensor([3, 2, 1])
-    loss, figures = losses(batch)
-    torch.testing.assert_close(
-        loss, figures["text_loss"] + figures["looking_loss"] + 0.5 * (figures["recall_loss"] + figures["again_loss"])
-    )
-    model.set_attn_implementation("eager")
-    pixel_values = module.normalise(batch["tiles"], small)
-    maps = model(input_ids=batch["input_ids"], pixel_values=pixel_values, output_attentions=True).attentions
-    recalled = (batch["recalls"] >= 0).any(-1)
-    for name, layer, heads, places in (
-        ("recall", 2, [2, 3], batch["recalls"]),
-        ("looking", 2, [0, 1], batch["looks"].masked_fill(recalled[..., None], -1)),
-        ("again", 3, [0, 1], batch["looks"]),
-    ):
-        shares = [
-            torch.stack([maps[layer][row, head, place, [p for p in places[row, place].tolist() if p >= 0]].sum() for head in heads])
-            for row, place in (places >= 0).any(-1).nonzero().tolist()
-        ]
-        torch.testing.assert_close(figures[f"{name}_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4, msg=name)
-
-
-@pytest.mark.parametrize(("layers", "fits"), [(2, False), (3, False), (4, True), (5, True)])
-def test_recalling_needs_a_layer_behind_the_one_that_looks(recipe, layers, fits):
-    if fits:
-        assert lessons(recipe(recall_weight=1.0), layers)[-1].layer < layers
-    else:
-        with pytest.raises(UsageError, match=f"recall_weight needs a language model of more layers than the {layers} of this one"):
-            lessons(recipe(recall_weight=1.0), layers)
 
 
 def test_alignment_needs_single_characters(recipe, small, tiny_model):
@@ -264,7 +155,7 @@ def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypa
     """Of two characters of an answer, the first is looked for with a loss of 1, the second with 3."""
     config = recipe(first_weight=8.0, looking_weight=1.0, characters_weight=0.0)
     losses = Losses(tiny_model("qwen2"), small, config)
-    monkeypatch.setattr(losses, "_looking", lambda *_: torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+    monkeypatch.setattr(lessons, "unattended", lambda *_: torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
     looks = torch.full((1, 4, 3), -1)
     looks[0, 1:3, 0] = 0
     batch = {

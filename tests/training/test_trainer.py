@@ -1,6 +1,7 @@
 """A run leaves what it says in its folder; a resumed run ends where an uninterrupted one does."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -91,6 +92,22 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     assert parts.name == "checkpoint-00000006"
     resumed = weights(parts)
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_path, monkeypatch):
+    """Workers don't listen to the signal that ends children: one that was left waiting would keep the program from ending."""
+    original = batches.Batches.__getitem__
+
+    def broken(self, number):
+        if number == 4:
+            raise IndexError("no such typeface")
+        return original(self, number)
+
+    monkeypatch.setattr(batches.Batches, "__getitem__", broken)
+    with pytest.raises(IndexError, match="no such typeface"):
+        train(recipe(tmp_path), ["name=broken", "workers=1", "checkpoint_minutes=9"])
+    assert json.loads((tmp_path / "runs" / "broken" / "checkpoint-00000004" / "progress.json").read_text())["step"] == 4
+    assert not multiprocessing.active_children()
 
 
 TRAINING = """

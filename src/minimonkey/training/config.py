@@ -113,10 +113,13 @@ class TrainConfig:
     recall_weight: float = 0.0
     """Stage "read": weight of a loss that has the other heads of the layer that looks, for the first characters of an answer,
     attend to the words of the question that stand on the page, and two heads of the layer behind it look at the next character
-    once more. What the question's words have found is known one layer too late for the layer that looks."""
+    instead. What the question's words have found is known one layer too late for the layer that looks."""
     line_weight: float = 0.0
-    """Stage "read": weight of a loss that has the other heads of the anchor's layer, at each image token with print in it,
-    attend to the one in which its line begins: a price is found by the name at the beginning of its line."""
+    """Stage "read": weight of a loss that has the last heads of the first layer, at each image token with print in it, attend to
+    the one in which its line begins: a price is found by the name at the beginning of its line."""
+    place_weight: float = 0.0
+    """Stage "read": weight of a loss that has a linear head name tile, row and column of image tokens, of what a question's words
+    have found, and of what is recalled of that: without it the model knew what it had read, and not where."""
     first_weight: float = 1.0
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""
@@ -159,6 +162,7 @@ class TrainConfig:
             "anchor_weight",
             "recall_weight",
             "line_weight",
+            "place_weight",
             "first_weight",
             "end_weight",
         ):

@@ -5,23 +5,19 @@ Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K chara
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from minimonkey.data.synthetic.words import ALPHABET
-from minimonkey.decoder import Rotation, queries_and_keys
 from minimonkey.errors import UsageError
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.config import TrainConfig
 from minimonkey.training.labels import IGNORE, POINTS, SLOTS
-
-FIRST_HEADS, LAST_HEADS = slice(2), slice(-2, None)
-"""Which heads of a layer of the language model are taught: the first look at the picture, the last recall the question."""
+from minimonkey.training.lessons import PLACES, Lessons, Part, total
 
 
 class CharactersHead(nn.Module):
@@ -67,41 +63,6 @@ def _first(labels: torch.Tensor) -> torch.Tensor:
     return asked & ~F.pad(asked, (1, 0))[:, :-1]
 
 
-class Lesson(NamedTuple):
-    """What some heads of one layer of the language model are taught to attend to."""
-
-    name: str
-    weight: float
-    layer: int
-    heads: slice
-    places: Literal["looks", "unrecalled", "stands", "recalls", "begins"]
-    """Which entry of a batch, int64 [B, L, 3], tells the positions; "unrecalled" are those of `looks` where nothing is recalled."""
-    first_counts_more: bool
-    """Whether a place counts as much as the next character, or all alike."""
-
-
-def lessons(config: TrainConfig, layers: int) -> list[Lesson]:
-    """What a language model of so many layers is taught about where to look.
-
-    The layer that looks at the next character is the middle one, or the first behind the middle. The anchor is the layer before
-    it. What words of a question have found in the anchor is known to the first characters of an answer one layer later, where
-    they recall it, and tells where to look in the layer behind that alone.
-    """
-    look = (layers + 1) // 2
-    recalled = config.recall_weight > 0
-    for name, layer in (("anchor", look - 1), ("line", look - 1), ("recall", look + 1)):
-        if getattr(config, f"{name}_weight") > 0 and not 0 < layer < layers:
-            raise UsageError(f"{name}_weight needs a language model of more layers than the {layers} of this one; set it to 0")
-    every = [
-        Lesson("looking", config.looking_weight, look, FIRST_HEADS, "unrecalled" if recalled else "looks", True),
-        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False),
-        Lesson("line", config.line_weight, look - 1, LAST_HEADS, "begins", False),
-        Lesson("recall", config.recall_weight, look, LAST_HEADS, "recalls", False),
-        Lesson("again", config.recall_weight, look + 1, FIRST_HEADS, "looks", True),
-    ]
-    return [lesson for lesson in every if lesson.weight > 0]
-
-
 class Losses(nn.Module):
     """The model, the character head and what the stage minimises: batch -> (loss, figures)."""
 
@@ -111,12 +72,18 @@ class Losses(nn.Module):
         self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
         self.processor, self.config = processor, config
         self.end_id = processor.encode_answer("")[0]
-        self.lessons = lessons(config, len(model.model.language_model.layers)) if config.stage == "read" else []
+        text, side = model.config.text_config, math.isqrt(processor.image_seq_length)
+        self.lessons = Lessons(config, text.num_hidden_layers, text.hidden_size, side, processor.image_token_id)
         if config.alignment_weight > 0:
             ids = processor.tokenizer.convert_tokens_to_ids(list(ALPHABET))
             if None in ids:
                 raise UsageError("alignment_weight needs a tokenizer with a token for each character; set it to 0")
             self.register_buffer("token_of_class", torch.tensor([0, *ids]), persistent=False)
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What is trained beside the model, and isn't published."""
+        return {"characters_head": self.characters_head, "places_head": self.lessons.places_head}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values = normalise(batch["tiles"], self.processor)
@@ -142,32 +109,25 @@ class Losses(nn.Module):
     def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The losses of the text, in groups of about equally long rows."""
         logits, labels, weights, firsts = [], [], [], []
-        taught: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.lessons]
-        recalled = (batch["recalls"] >= 0).any(-1, keepdim=True)
-        every_place = batch | {"unrecalled": batch["looks"].masked_fill(recalled, -1)}
+        taught: list[Part] = []
+        text = self.model.model.language_model
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
-            with self._watched({lesson.layer for lesson in self.lessons}) as seen:
+            part = {name: batch[name][rows, :length] for name in ("input_ids", "labels", *PLACES)}
+            with self.lessons.watched(text) as seen:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
                 outputs = self.model(
-                    input_ids=batch["input_ids"][rows, :length],
+                    input_ids=part["input_ids"],
                     mm_encoder_outputs={"image": type(encoded)(pooler_output=encoded.pooler_output[tiles])},
                 )
+            first = _first(part["labels"])
+            weight = self._weights(part["labels"], first)
+            taught += self.lessons(text, seen, part, weight.roll(-1, 1))
             logits.append(outputs.logits[:, :-1].flatten(0, 1))
-            labels.append(batch["labels"][rows, 1:length].flatten())
-            first = _first(batch["labels"][rows, :length])
-            firsts.append(first[:, 1:].flatten())
-            weight = self._weights(batch["labels"][rows, :length], first)
-            weights.append(weight[:, 1:].flatten())
-            for lesson, parts in zip(self.lessons, taught, strict=True):
-                places = every_place[lesson.places][rows, :length]
-                counts = weight.roll(-1, 1) if lesson.first_counts_more else torch.ones_like(weight)
-                parts.append((self._looking(seen, lesson, places).mean(-1), counts[(places >= 0).any(-1)]))
+            for kept, each in ((labels, part["labels"]), (weights, weight), (firsts, first)):
+                kept.append(each[:, 1:].flatten())
         loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights), torch.cat(firsts))
-        for lesson, parts in zip(self.lessons, taught, strict=True):
-            missed, counts = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-            mean = (missed * counts).sum() / counts.sum().clamp(min=1e-6)  # no answer may be read anywhere
-            loss, figures = loss + lesson.weight * mean, figures | {f"{lesson.name}_loss": mean.detach()}
-        return loss, figures
+        taught_loss, taught_figures = total(taught)
+        return loss + taught_loss, figures | taught_figures
 
     def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = torch.zeros((), device=patches.device)
@@ -192,42 +152,6 @@ class Losses(nn.Module):
         total = counts.sum(-1)
         log_probabilities = self.model.lm_head(tokens).float().log_softmax(-1)
         return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
-
-    @contextmanager
-    def _watched(self, layers: set[int]) -> Iterator[dict[int, tuple[torch.Tensor, Rotation]]]:
-        """What goes into these layers of the language model: hidden states [B, L, D], and the cosines and sines."""
-        seen: dict[int, tuple[torch.Tensor, Rotation]] = {}
-
-        def keep(index: int) -> Any:
-            return lambda _, args, kwargs: seen.update({index: (args[0], kwargs["position_embeddings"])})
-
-        text = self.model.model.language_model
-        handles = [text.layers[index].register_forward_pre_hook(keep(index), with_kwargs=True) for index in layers]
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _looking(self, seen: dict[int, tuple[torch.Tensor, Rotation]], lesson: Lesson, looks: torch.Tensor) -> torch.Tensor:
-        """How little of the attention of a lesson's heads is on the tokens `looks` [B, L, 3]: -log of the share.
-
-        For each position that has such tokens, in rows without padding on the left: float32 [positions, heads].
-        """
-        text = self.model.model.language_model
-        hidden, turned = seen[lesson.layer]
-        queries, keys = queries_and_keys(text, hidden, lesson.layer, turned)
-        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, lesson.heads]
-        scaling = text.layers[lesson.layer].self_attn.scaling
-        row, position = (looks >= 0).any(-1).nonzero(as_tuple=True)
-        scores = (queries[:, lesson.heads] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [characters, heads, L]
-        there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]
-        scores = scores.masked_fill(~there[:, None], float("-inf"))
-        wanted = torch.zeros(there.shape, dtype=torch.bool, device=row.device)
-        for level in looks[row, position].unbind(-1):
-            wanted[(level >= 0).nonzero()[:, 0], level[level >= 0]] = True
-        right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
-        return scores.logsumexp(-1) - right
 
     def _weights(self, labels: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """How much each token of rows [B, L] counts: the first one of an answer, and the one that ends it, as the recipe says."""

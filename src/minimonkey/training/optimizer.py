@@ -11,7 +11,7 @@ from torch import nn
 from minimonkey.errors import UsageError
 from minimonkey.training.config import OptimizerConfig
 
-NOT_HIDDEN = ("embed", "lm_head", "characters_head")
+NOT_HIDDEN = ("embed", "lm_head", "characters_head", "places_head")
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon)."""
 

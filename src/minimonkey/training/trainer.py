@@ -81,13 +81,19 @@ class Trainer:
 
     def _loader(self) -> Generator[dict[str, torch.Tensor], None, None]:
         per_step = self.config.batches_per_step
-        yield from DataLoader(
+        loader = DataLoader(
             Subset(self.batches, range(self.step * per_step, self.config.steps * per_step)),
             batch_size=None,
             num_workers=self.config.workers,
             prefetch_factor=4 if self.config.workers else None,
             worker_init_fn=_leave_signals_to_the_parent,
         )
+        batches = iter(loader)
+        try:
+            yield from batches
+        finally:  # a traceback would keep them, and they don't listen to the signal that ends children
+            if self.config.workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
 
     def _steps(self, loader: Iterator[dict[str, torch.Tensor]]) -> None:
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, unit="step", smoothing=0.05)
@@ -95,7 +101,12 @@ class Trainer:
         earlier = self.seconds
         window: list[dict[str, float]] = []
         while self.step < self.config.steps:
-            window.append(self._update([next(loader) for _ in range(self.config.batches_per_step)]))
+            try:
+                batches = [next(loader) for _ in range(self.config.batches_per_step)]
+            except Exception:
+                self.save()  # what was learnt isn't lost over a picture that can't be drawn
+                raise
+            window.append(self._update(batches))
             self.step += 1
             self.seconds = earlier + time.monotonic() - started
             bar.update()
@@ -141,7 +152,8 @@ class Trainer:
         shutil.rmtree(target, ignore_errors=True)
         self.bare.model.save_pretrained(partial)
         self.bare.processor.save_pretrained(partial)
-        save_file({k: v.contiguous() for k, v in self.bare.characters_head.state_dict().items()}, partial / "characters_head.st")
+        for name, head in self.bare.heads.items():
+            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, partial / f"{name}.st")
         save_file({k: v.contiguous() for k, v in self.optimizer.tensors().items()}, partial / "optimizer.st")
         progress = {"step": self.step, "seconds": self.seconds}
         (partial / "progress.json").write_text(json.dumps(progress))
@@ -179,7 +191,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_weights(losses: Losses, folder: Path) -> None:
-    """Copy the model's weights, and the character head's if there is one, from a checkpoint or model folder.
+    """Copy the model's weights, and those of the heads beside it if there are any, from a checkpoint or model folder.
 
     Raises CheckpointError for a broken folder, and for a model of another shape.
     """
@@ -190,11 +202,12 @@ def load_weights(losses: Losses, folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: its model has another shape than the recipe's; give the run a new `name`, or the recipe its old `model`"
         ) from error
-    head = folder / "characters_head.st"
-    try:
-        if head.exists():
-            losses.characters_head.load_state_dict(load_file(head))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{head}: has another shape than the character head of this version; remove it to begin with a new one"
-        ) from error
+    for name, head in losses.heads.items():
+        file = folder / f"{name}.st"
+        try:
+            if file.exists():
+                head.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{file}: has another shape than that head of this version; remove it to begin with a new one"
+            ) from error

@@ -266,5 +266,5 @@ def _poster(page: Layout, lines: int) -> None:
         page.note(key, page.sheet.passage(number))
     if lines > 4:
         page.space(0.3)
-        first, last = page.paragraph(author.prose(dice.between(30, 120)), style.body, lines - len(page.sheet.rows), align)
+        first, last = page.paragraph(author.prose(dice.between(30, 120)), style.body, max(1, lines - len(page.sheet.rows)), align)
         page.region("bottom", first, last)
