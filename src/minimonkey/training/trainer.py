@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from minimonkey.errors import CheckpointError
+from minimonkey.errors import CheckpointError, MiniMonkeyError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import TrainConfig
@@ -103,7 +103,7 @@ class Trainer:
         while self.step < self.config.steps:
             try:
                 batches = [next(loader) for _ in range(self.config.batches_per_step)]
-            except Exception:
+            except (MiniMonkeyError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError):
                 self.save()  # what was learnt isn't lost over a picture that can't be drawn
                 raise
             window.append(self._update(batches))
