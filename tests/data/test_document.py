@@ -36,6 +36,13 @@ def test_any_kind_is_drawn(make: Make) -> None:
     assert len(kinds) >= 7 and kinds <= set(document.KINDS)
 
 
+def test_a_poster_whose_heading_takes_all_its_lines(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line was left for the words below: such seeds ended a training run."""
+    monkeypatch.setattr(Author, "heading", lambda self: " ".join(["bade gike lomo"] * 8))
+    for seed in (1, 12, 17, 29):
+        assert len(make(seed, "sign", size_px=(9, 12), lines=(5, 6)).lines) >= 6
+
+
 @pytest.mark.parametrize("kind", document.KINDS)
 def test_sizes_are_those_asked_for(documents: dict[str, list[document.Document]], make: Make, kind: str) -> None:
     for made in documents[kind]:
