@@ -6,7 +6,6 @@ PYTHON      ?= python3
 VENV        ?= .venv
 # Where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu for a small CPU wheel, .../whl/cu130 for CUDA 13.
 TORCH_INDEX ?=
-QUESTION    ?= Read the text.
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,9 +22,9 @@ demo: $(VENV)/.base
 	@echo '$$ minimonkey inspect examples/receipt.png --out demo/pyramid.png'
 	@$(BIN)/minimonkey inspect examples/receipt.png --out demo/pyramid.png
 	@$(call ask,receipt,How much is the coffee?)
-	@$(call ask,receipt,How much is the tea?)
+	@$(call ask,receipt,What is the total?)
 	@$(call ask,receipt,Read the line that begins with Apple.)
-	@$(call ask,heading,$(QUESTION))
+	@$(call ask,heading,What does it say?)
 
 # A question about one of the examples: the command, and what the embedded model says.
 ask = echo; echo '$$ minimonkey ask examples/$(1).png "$(2)"'; $(BIN)/minimonkey ask examples/$(1).png "$(2)" --max-new-tokens 80

@@ -52,8 +52,13 @@ def bars(kept: dict) -> str:
 def growth(kept: dict, piece: str) -> str:
     """Seconds at every point of a piece."""
     points, (counted, lines) = kept.get("growth", {}).get(piece, {}), GROWTH[piece]
-    rows = [(point, *(f"{seconds[name]:.3g}" for name in lines)) for point, seconds in sorted(points.items(), key=by_number)]
+    rows = [(point, *(three_digits(seconds[name]) for name in lines)) for point, seconds in sorted(points.items(), key=by_number)]
     return table((counted, *(f"{name}, s" for name in lines.values())), rows) if rows else NOTHING
+
+
+def three_digits(seconds: float) -> str:
+    """1440 seconds aren't 1.44e+03 for those who read."""
+    return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:.0f}"
 
 
 def by_number(item: tuple[str, dict]) -> int:

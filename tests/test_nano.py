@@ -31,9 +31,9 @@ def test_a_page_gets_enough_pixels(nano):
     ("picture", "question", "answer"),
     [
         ("receipt", "How much is the coffee?", "3.20"),
-        ("receipt", "How much is the tea?", "2.80"),
+        ("receipt", "What is the total?", "10.50"),
         ("receipt", "Read the line that begins with Apple.", "Apple cake 4.50"),
-        ("heading", "Read the text.", "Region-based segment"),
+        ("heading", "What does it say?", "Region-based segment"),
     ],
 )
 def test_it_says_what_the_readme_shows(nano, picture, question, answer):
