@@ -58,7 +58,7 @@ def growth(kept: dict, piece: str) -> str:
 
 def three_digits(seconds: float) -> str:
     """1440 seconds aren't 1.44e+03 for those who read."""
-    return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:.0f}"
+    return f"{seconds:.3g}" if seconds < 999.5 else f"{seconds:.0f}"
 
 
 def by_number(item: tuple[str, dict]) -> int:

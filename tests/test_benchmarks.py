@@ -371,6 +371,13 @@ FIGURES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.01234, "0.0123"), (57.04, "57"), (999.4, "999"), (999.7, "1000"), (1436.7, "1437")]
+)
+def test_seconds_have_three_digits_and_no_exponent(module, seconds, said):
+    assert module("page").three_digits(seconds) == said
+
+
 def test_the_page_is_written_from_the_figures(module, monkeypatch, tmp_path):
     """Tables come in the order of their points; what wasn't measured is said so; a second time changes nothing."""
     page, plot, figures = tmp_path / "page.md", tmp_path / "images" / "plot.png", tmp_path / "figures.json"

@@ -76,6 +76,19 @@ def test_a_batch_says_where_to_look(recipe, pillow_text, small):
     assert "looks" not in Batches(recipe(stage="characters"), small, 7)[1]
 
 
+def test_a_batch_says_where_lines_begin_at_some_of_the_tokens(recipe, pillow_text, small, monkeypatch):
+    """At all of those with print, if none is forgotten; at an image token not behind, in the same row."""
+    config = recipe(mixture=(Ingredient("line", max_tiles=6),), tiles_per_batch=24)
+    some = Batches(config, small, 7)[0]
+    monkeypatch.setattr(batches, "FORGOTTEN", 0.0)
+    every = Batches(config, small, 7)[0]
+    kept, all_of_them = (batch["begins"][..., 0] >= 0 for batch in (some, every))
+    assert 0 < kept.sum() < all_of_them.sum()
+    rows, places = all_of_them.nonzero(as_tuple=True)
+    begins = every["begins"][rows, places, 0]
+    assert (every["input_ids"][rows, begins] == small.image_token_id).all() and (begins <= places).all()
+
+
 def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, pillow_text, small):
     mixture = (Ingredient("tile", size_px=(9, 10)),)
     clean, wrong = (Batches(recipe(mixture=mixture, mistakes=share), small, 7)[3] for share in (0.0, 0.5))

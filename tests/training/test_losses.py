@@ -12,7 +12,7 @@ from minimonkey.training import losses as module
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
-from minimonkey.training.losses import Losses, _first, groups
+from minimonkey.training.losses import Losses, groups
 from minimonkey.training.run import insert_layer
 
 
@@ -133,8 +133,7 @@ def test_an_encoder_that_rests_learns_nothing(pillow_text, recipe, small, tiny_m
 def test_first_characters_count_more(recipe, small, tiny_model):
     losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0))
     labels = torch.tensor([[IGNORE, 4, 5, IGNORE, IGNORE, 6, 7], [3, IGNORE, IGNORE, 4, 4, 4, IGNORE]])
-    first = _first(labels)
-    assert first.int().tolist() == [[0, 1, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0]]
+    first = torch.tensor([[0, 1, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0]]).bool()
     weights = losses._weights(labels, first)
     assert weights.tolist() == [[0, 8, 1, 0, 0, 8, 1], [8, 0, 0, 8, 1, 1, 0]]
     logits = torch.zeros(14, 10)
@@ -148,7 +147,7 @@ def test_what_ends_an_answer_may_count_more(recipe, small, tiny_model):
     losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0, end_weight=4.0))
     end = small.encode_answer("")[0]
     labels = torch.tensor([[IGNORE, 40, 41, end, IGNORE, end]])
-    assert losses._weights(labels, _first(labels)).tolist() == [[0, 8, 1, 4, 0, 4]]
+    assert losses._weights(labels, torch.arange(6)[None] == 1).tolist() == [[0, 8, 1, 4, 0, 4]]
 
 
 def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):
@@ -166,6 +165,7 @@ def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypa
         "stands": looks,
         "recalls": torch.full((1, 4, 3), -1),
         "begins": torch.full((1, 4, 3), -1),
+        "firsts": torch.tensor([[False, False, True, False]]),
         "lengths": torch.tensor([4]),
         "tile_counts": torch.tensor([0]),
     }

@@ -60,6 +60,24 @@ def test_a_rows_first_characters_recall_what_the_question_names(processor):
     assert all(processor.tokenizer.decode(row.input_ids[places]) == "Tea" for places in row.recalls[at])
 
 
+def test_what_is_recalled_is_for_characters_alone(processor):
+    """An answer of one character: neither it nor what ends it looks for anything that the question names."""
+    names = np.array([[-1, -1, -1]] * 8 + [[3, -1, -1]] * 4 + [[-1, -1, -1]], np.int32)
+    turn = Turn("Where is Tea?", "5", np.array([[4, -1, -1]], np.int32), names)
+    row = make_row(processor, 2, [turn], 0.0, np.random.default_rng(0))
+    (at,) = (row.recalls >= 0).any(axis=1).nonzero()[0]
+    assert processor.tokenizer.decode(row.labels[at + 1]) == "5"
+
+
+def test_each_answer_has_one_first_token_whatever_slips_it_has(processor):
+    """A slip that is read again leaves tokens within an answer for which nothing is asked."""
+    row = make_row(processor, 2, TURNS, 0.5, np.random.default_rng(5))
+    asked = (row.labels != IGNORE).astype(int)
+    assert (np.diff(asked) == 1).sum() > len(TURNS), "some tokens within an answer aren't asked for"
+    answers = [processor.encode_answer(turn.answer)[0] for turn in TURNS]
+    assert row.labels[row.firsts].tolist() == answers
+
+
 def test_a_row_says_where_lines_begin(processor):
     starts = np.array([0, 0, -1, 3, 3, -1, 3, 7], np.int32)
     row = make_row(processor, 2, TURNS, 0.0, np.random.default_rng(0), starts)

@@ -28,7 +28,7 @@ from minimonkey.training.labels import IGNORE, character_labels, character_token
 from minimonkey.training.rows import Row, Turn, make_row
 
 FORGOTTEN = 0.6
-"""Share of the image tokens that aren't asked where their line begins: there are many, and each is some work."""
+"""Share of the image tokens that aren't asked where their line begins, nor where they are: there are many, each some work."""
 QUESTIONS = (
     "Read the text.",
     "What does it say?",
@@ -173,6 +173,7 @@ class Batches(torch.utils.data.Dataset):
             "stands": torch.full((*shape, 3), -1),
             "recalls": torch.full((*shape, 3), -1),
             "begins": torch.full((*shape, 3), -1),
+            "firsts": torch.zeros(shape, dtype=torch.bool),
         }
         for index, row in enumerate(rows):
             for key, values in row._asdict().items():

@@ -106,7 +106,7 @@ class TrainConfig:
     shows. Meant to let image tokens speak the language of text tokens; its effect alone wasn't measured."""
     looking_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
-    character: the renderer knows which they are."""
+    character: the renderer knows which they are. Where something is recalled (`recall_weight`) a later layer does."""
     anchor_weight: float = 0.0
     """Stage "read": weight of a loss that has two heads of the layer before that attend to where the latest character was read, so
     that a reader goes on from there and doesn't leap to a similar word; and to where a word stands that the question names."""
@@ -115,11 +115,12 @@ class TrainConfig:
     attend to the words of the question that stand on the page, and two heads of the layer behind it look at the next character
     instead. What the question's words have found is known one layer too late for the layer that looks."""
     line_weight: float = 0.0
-    """Stage "read": weight of a loss that has the last heads of the first layer, at each image token with print in it, attend to
-    the one in which its line begins: a price is found by the name at the beginning of its line."""
+    """Stage "read": weight of a loss that has the last heads of the first layer, at some image tokens with print in them, attend
+    to the one in which its line begins: a price is found by the name at the beginning of its line."""
     place_weight: float = 0.0
     """Stage "read": weight of a loss that has a linear head name tile, row and column of image tokens, of what a question's words
-    have found, and of what is recalled of that: without it the model knew what it had read, and not where."""
+    have found, and of what is recalled of that. Meant to have the model know where it has read what; its effect alone wasn't
+    measured."""
     first_weight: float = 1.0
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""
@@ -166,7 +167,7 @@ class TrainConfig:
             "first_weight",
             "end_weight",
         ):
-            _require(self, key, getattr(self, key) >= 0, "0 or more")
+            _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
         PyramidSpec.from_dict(self.pyramid)
         if self.start is None and not self.model:

@@ -40,7 +40,7 @@ class Lesson(NamedTuple):
     places: Literal["looks", "unrecalled", "recalled", "stands", "recalls", "begins"]
     """Which entry of a batch tells the positions; those of `looks` are "recalled" where `recalls` has some."""
     first_counts_more: bool
-    """Whether a place counts as much as the next character, or all alike."""
+    """True: a place counts as much as the next character does, whose first in an answer counts more; False: all count alike."""
 
 
 class Part(NamedTuple):

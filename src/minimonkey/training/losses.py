@@ -57,12 +57,6 @@ def groups(lengths: list[int], tile_counts: list[int]) -> list[Group]:
     return [Group(slice(first), slice(tiles), lengths[first - 1]), last] if first else [last]
 
 
-def _first(labels: torch.Tensor) -> torch.Tensor:
-    """Where the first token of each answer in rows [B, L] stands: bool [B, L]."""
-    asked = labels != IGNORE
-    return asked & ~F.pad(asked, (1, 0))[:, :-1]
-
-
 class Losses(nn.Module):
     """The model, the character head and what the stage minimises: batch -> (loss, figures)."""
 
@@ -112,18 +106,17 @@ class Losses(nn.Module):
         taught: list[Part] = []
         text = self.model.model.language_model
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
-            part = {name: batch[name][rows, :length] for name in ("input_ids", "labels", *PLACES)}
+            part = {name: batch[name][rows, :length] for name in ("input_ids", "labels", "firsts", *PLACES)}
             with self.lessons.watched(text) as seen:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
                 outputs = self.model(
                     input_ids=part["input_ids"],
                     mm_encoder_outputs={"image": type(encoded)(pooler_output=encoded.pooler_output[tiles])},
                 )
-            first = _first(part["labels"])
-            weight = self._weights(part["labels"], first)
+            weight = self._weights(part["labels"], part["firsts"])
             taught += self.lessons(text, seen, part, weight.roll(-1, 1))
             logits.append(outputs.logits[:, :-1].flatten(0, 1))
-            for kept, each in ((labels, part["labels"]), (weights, weight), (firsts, first)):
+            for kept, each in ((labels, part["labels"]), (weights, weight), (firsts, part["firsts"])):
                 kept.append(each[:, 1:].flatten())
         loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights), torch.cat(firsts))
         taught_loss, taught_figures = total(taught)

@@ -42,6 +42,8 @@ class Row(NamedTuple):
     recalls: np.ndarray
     """int64 [L, 3]: for the first characters of an answer, the positions of the last three tokens of the question that name
     something printed; -1 for none"""
+    firsts: np.ndarray
+    """bool [L]: whether this is the first token of an answer, as it should be read"""
     begins: np.ndarray
     """int64 [L, 3]: the position of the image token in which the line begins that stands in this one, -1 for none"""
 
@@ -79,12 +81,13 @@ def make_row(
         stands = np.concatenate((named, looks[before:-1]))
         recalls = np.full_like(stands, -1)
         if naming := (named >= 0).any(-1).nonzero()[0][-3:].tolist():
-            recalls[before : before + RECALLED, : len(naming)] = naming
+            recalls[before : before + min(RECALLED, characters), : len(naming)] = naming
             recalls = np.where(recalls < 0, -1, recalls + sum(len(part.input_ids) for part in parts))
+        firsts = np.arange(len(labels)) == len(prompt)
         begins = np.full_like(stands, -1)
         if number == 0 and starts is not None:
             begins[image : image + len(starts), 0] = np.where(starts < 0, -1, starts + image)
-        parts.append(Row(np.append(prompt, ids), labels, looks, stands, recalls, begins))
+        parts.append(Row(np.append(prompt, ids), labels, looks, stands, recalls, firsts, begins))
     return Row(*(np.concatenate(pieces) for pieces in zip(*parts, strict=True)))
 
 

@@ -4,7 +4,7 @@ Runs on whatever device accelerate finds. A run's folder:
 
     runs/NAME/recipe.json            the recipe as it was resolved
     runs/NAME/log.jsonl              one object every `log_every` steps and evaluation
-    runs/NAME/checkpoint-00001200/   model folder, character head, optimizer memory (safetensors) and progress (JSON)
+    runs/NAME/checkpoint-00001200/   model folder, heads beside it, optimizer memory (safetensors) and progress (JSON)
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Trainer:
             try:
                 batches = [next(loader) for _ in range(self.config.batches_per_step)]
             except (MiniMonkeyError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError):
-                self.save()  # what was learnt isn't lost over a picture that can't be drawn
+                self.save()  # no step is lost, but the run goes on only once recipe or code is mended
                 raise
             window.append(self._update(batches))
             self.step += 1
