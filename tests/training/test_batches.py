@@ -117,6 +117,22 @@ def test_questions_about_a_document_share_its_picture(recipe, pillow_text, small
     assert len(answers) == 5 and all(answers[:4]) and answers[4].strip() == ""
 
 
+def test_a_recipe_may_leave_out_kinds_of_questions(recipe, pillow_text, small):
+    def asked(*leave_out: str) -> str:
+        receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=20, leave_out=leave_out),)
+        return "".join(
+            small.tokenizer.decode(ids)
+            for number in range(4)
+            for ids in Batches(recipe(mixture=receipts, tiles_per_batch=1), small, 7)[number]["input_ids"]
+        )
+
+    assert "<box>" in asked() and "unanswerable" in asked()
+    assert "<box>" not in asked("where") and "unanswerable" in asked("where")
+    assert "unanswerable" not in asked("unanswerable", "line") and "<box>" in asked("unanswerable", "line")
+    with pytest.raises(UsageError, match="leave_out: unknown kind of question 'were'; the nearest is 'where'"):
+        asked("were")
+
+
 def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, small):
     document = batches.make_document(3, "receipt", lines=(5, 8))
     read = 0

@@ -19,7 +19,7 @@ from minimonkey.data.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.data.synthetic.document import Document, make_document
 from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
 from minimonkey.data.synthetic.lines import make_sample
-from minimonkey.data.synthetic.questions import Question
+from minimonkey.data.synthetic.questions import WEIGHTS, Question
 from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
@@ -140,8 +140,12 @@ class Batches(torch.utils.data.Dataset):
         places = character_tokens(sample, spec, self.patch_px)
         turns = [Turn(QUESTIONS[rng.integers(len(QUESTIONS))], sample.text, places)]
         if isinstance(sample, Document):
-            order = rng.permutation(len(sample.questions))[: ingredient.max_questions]
-            turns = [turn_about(sample, sample.questions[index], places) for index in order]
+            for kind in ingredient.leave_out:
+                if kind not in WEIGHTS:
+                    raise UsageError(unknown("leave_out: unknown kind of question", kind, WEIGHTS))
+            asked = [question for question in sample.questions if question.kind not in ingredient.leave_out] or sample.questions
+            order = rng.permutation(len(asked))[: ingredient.max_questions]
+            turns = [turn_about(sample, asked[index], places) for index in order]
         tiles = tiles_uint8(sample.picture, spec)
         starts = line_starts(sample.text, places, len(tiles) * self.processor.image_seq_length)
         starts[rng.random(len(starts)) < FORGOTTEN] = -1

@@ -38,6 +38,8 @@ class Ingredient:
     """For documents: the fewest and most printed lines, about; as the kind has them if not given."""
     max_questions: int = 8
     """For documents: how many questions are asked at most, one after the other; the picture is paid for once."""
+    leave_out: tuple[str, ...] = ()
+    """For documents: kinds of questions that aren't asked, e.g. [where]."""
     encoder_rests: bool = False
     """Stage "read": whether the vision encoder and the projector stay as they are while this is learnt. Two thirds of their work
     are saved, and other ingredients teach them."""
@@ -93,6 +95,9 @@ class TrainConfig:
     """With `start`: changes to the pyramid that the model had, e.g. {detail: [4, 24]}; it is published with them."""
     insert_layer: int | None = None
     """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
+    place_codes: int | None = None
+    """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column; see the file of
+    that name. It costs some of what was learnt, for a few hundred steps."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts

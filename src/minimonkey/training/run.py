@@ -28,6 +28,7 @@ from minimonkey.training.batches import Batches
 from minimonkey.training.character_tokenizer import character_tokenizer
 from minimonkey.training.config import TrainConfig, load_recipe
 from minimonkey.training.losses import Losses, normalise
+from minimonkey.training.place_codes import give_places
 
 RUNS = Path("runs")
 
@@ -91,6 +92,8 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         load_weights(losses, start)
     if config.insert_layer is not None:
         insert_layer(model, config.insert_layer)
+    if config.place_codes is not None:
+        give_places(model, config.place_codes)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
