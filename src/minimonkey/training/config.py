@@ -96,8 +96,8 @@ class TrainConfig:
     insert_layer: int | None = None
     """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
     place_codes: int | None = None
-    """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column; see the file of
-    that name. It costs some of what was learnt, for a few hundred steps."""
+    """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column (see
+    training/place_codes.py). It costs some of what was learnt, for a few hundred steps."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
