@@ -147,6 +147,29 @@ def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, sm
     assert read > 20
 
 
+def test_questions_find_what_they_quote_or_else_the_line_of_the_answer(pillow_text):
+    """Each character's place is its number in the page's text here."""
+    document = batches.make_document(3, "receipt", lines=(5, 8))
+    places = np.repeat(np.arange(len(document.text))[:, None], 3, axis=1)
+    kinds = set()
+    for question in document.questions:
+        found = batches.turn_about(document, question, places).named[:, 0]
+        assert len(found) == len(question.text)
+        if max(named(question.text, document.text), default=-1) >= 0:
+            quoted = "".join(document.text[place] for place in found if place >= 0)
+            assert quoted.lower() in question.text.lower()
+            kinds.add("quotes")
+        elif question.sources[0] is None:
+            assert (found == -1).all()
+            kinds.add("read nowhere")
+        else:
+            line, _ = question.sources[0]
+            begins = sum(len(each.text) + 1 for each in document.lines[:line])
+            assert found.tolist() == [-1] * (len(found) - 3) + [begins] * 3
+            kinds.add("finds a line")
+    assert kinds == {"quotes", "read nowhere", "finds a line"}
+
+
 @pytest.mark.parametrize(
     ("question", "quoted"),
     [

@@ -29,6 +29,8 @@ from minimonkey.training.rows import Row, Turn, make_row
 
 FORGOTTEN = 0.6
 """Share of the image tokens that aren't asked where their line begins, nor where they are: there are many, each some work."""
+FINDERS = 3
+"""How many last characters of a question that quotes nothing of the page are to find where its answer is."""
 QUESTIONS = (
     "Read the text.",
     "What does it say?",
@@ -54,11 +56,17 @@ class Drawn(NamedTuple):
 
 
 def turn_about(document: Document, question: Question, places: np.ndarray) -> Turn:
-    """A question about a document, and where its answer is read; `places` are those of the document's text."""
+    """A question about a document, and where its answer is read; `places` are those of the document's text.
+
+    What quotes nothing ("How much is it?") has its last characters find where the line of the answer begins.
+    """
     starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
     read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
+    quoted = named(question.text, document.text)
+    if max(quoted, default=-1) < 0 and question.sources and question.sources[0] is not None:
+        quoted[-FINDERS:] = [starts[question.sources[0][0]]] * min(FINDERS, len(quoted))
     padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
-    return Turn(question.text, question.answer, padded[read].reshape(-1, 3), padded[named(question.text, document.text)])
+    return Turn(question.text, question.answer, padded[read].reshape(-1, 3), padded[quoted])
 
 
 def named(question: str, page: str) -> list[int]:
