@@ -17,6 +17,7 @@ from minimonkey.training.lessons import (
     Part,
     PlacesHead,
     attention_lessons,
+    finest,
     total,
     unattended,
 )
@@ -83,6 +84,35 @@ def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, s
         if (places >= 0).any()
     ]
     torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_of_three_levels_the_finest_that_shows_something_counts():
+    places = torch.tensor([[[5, 7, 9], [-1, 7, 9], [-1, -1, 9], [-1, -1, -1], [0, -1, 9]]])
+    wanted = torch.tensor([[[5, -1, -1], [-1, 7, -1], [-1, -1, 9], [-1, -1, -1], [0, -1, -1]]])
+    assert torch.equal(finest(places), wanted)
+
+
+def test_what_a_question_finds_and_what_that_leads_to_is_looked_for_on_the_finest_level(recipe, small, tiny_model):
+    """Attention is even: missing two of three levels costs log 3. The look at the next character may be on any level."""
+    model = tiny_model("qwen2", pyramid=None)
+    for _ in range(2):
+        insert_layer(model, 1)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+            layer.self_attn.q_proj.bias.zero_()
+    lessons = Losses(model, small, recipe(looking_weight=1.0, anchor_weight=1.0, recall_weight=1.0)).lessons
+    batch = {name: torch.full((1, 9, 3), -1) for name in ("looks", "stands", "recalls", "begins")}
+    batch |= {"input_ids": torch.zeros(1, 9, dtype=torch.long)}
+    batch["stands"][0, 5] = batch["looks"][0, 7] = batch["looks"][0, 8] = torch.tensor([1, 2, 3])
+    batch["recalls"][0, 7, 0] = 5
+    with torch.no_grad(), lessons.watched(model.model.language_model) as seen:
+        model(input_ids=torch.full((1, 9), 20))
+        parts = {part.name: part.missed.tolist() for part in lessons(model.model.language_model, seen, batch, torch.ones(1, 9))}
+    assert parts["anchor"] == pytest.approx([math.log(6)])
+    assert parts["recall"] == pytest.approx([math.log(8)])
+    assert parts["found"] == pytest.approx([math.log(8)])
+    assert parts["looking"] == pytest.approx([math.log(9 / 3)])
 
 
 def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):

@@ -95,6 +95,9 @@ class TrainConfig:
     """With `start`: changes to the pyramid that the model had, e.g. {detail: [4, 24]}; it is published with them."""
     insert_layer: int | None = None
     """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
+    rope: dict[str, Any] = field(default_factory=dict)
+    """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}, under which slow rotations stop:
+    what a head looks for far away is found by what it is then, however far."""
     place_codes: int | None = None
     """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column (see
     training/place_codes.py). It costs some of what was learnt, for a few hundred steps."""

@@ -41,6 +41,9 @@ class Lesson(NamedTuple):
     """Which entry of a batch tells the positions; those of `looks` are "recalled" where `recalls` has some."""
     first_counts_more: bool
     """True: a place counts as much as the next character does, whose first in an answer counts more; False: all count alike."""
+    finest: bool = False
+    """Whether only the finest level of the picture counts. A head that looks at a word on three levels mixes three rows and columns,
+    and what reads them can't tell where it has been."""
 
 
 class Part(NamedTuple):
@@ -81,10 +84,10 @@ def attention_lessons(config: TrainConfig, layers: int) -> list[Lesson]:
             raise UsageError(f"{name}_weight needs a language model of more layers than the {layers} of this one; set it to 0")
     every = [
         Lesson("looking", config.looking_weight, look, FIRST_HEADS, "unrecalled" if recalled else "looks", True),
-        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False),
+        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False, finest=True),
         Lesson("line", config.line_weight, 0, LAST_HEADS, "begins", False),
         Lesson("recall", config.recall_weight, look, LAST_HEADS, "recalls", False),
-        Lesson("found", config.recall_weight, look + 1, LAST_HEADS, "recalled", True),
+        Lesson("found", config.recall_weight, look + 1, LAST_HEADS, "recalled", True, finest=True),
     ]
     return [lesson for lesson in every if lesson.weight > 0]
 
@@ -146,7 +149,7 @@ class Lessons(nn.Module):
         every = batch | {"unrecalled": looks.masked_fill(recalled, -1), "recalled": looks.masked_fill(~recalled, -1)}
         found = []
         for lesson in self.attention:
-            places = every[lesson.places]
+            places = finest(every[lesson.places]) if lesson.finest else every[lesson.places]
             counts = weights if lesson.first_counts_more else torch.ones_like(weights)
             missed = unattended(text, seen, lesson, places).mean(-1)
             found.append(Part(lesson.name, lesson.weight, missed, counts[(places >= 0).any(-1)]))
@@ -158,7 +161,7 @@ class Lessons(nn.Module):
         ids, stands, recalls = batch["input_ids"], batch["stands"], batch["recalls"]
         first = (ids == self.image_token_id).int().argmax(1)[:, None]
         own = torch.where(batch["begins"][..., 0] >= 0, torch.arange(ids.shape[1], device=ids.device), -1)
-        latest = torch.where(stands[..., 0] >= 0, stands[..., 0], stands.amax(-1))
+        latest = finest(stands).amax(-1)
         named = recalls.amax(-1)
         recalled = torch.where(named >= 0, latest.gather(1, named.clamp(min=0)), -1)
         found = []
@@ -172,6 +175,12 @@ class Lessons(nn.Module):
             missed = self.places_head(seen[layer][0][there], (places - first)[there], tiles_too=layer > 0)
             found.append(Part(f"place_{name}", self.place_weight, missed, torch.ones_like(missed)))
         return found
+
+
+def finest(places: torch.Tensor) -> torch.Tensor:
+    """Of places [B, L, 3], one for each level, finest first, the first that is there; -1 for the others."""
+    there = places >= 0
+    return places.masked_fill(there.cumsum(-1) > 1, -1)
 
 
 def unattended(text: nn.Module, seen: Seen, lesson: Lesson, places: torch.Tensor) -> torch.Tensor:

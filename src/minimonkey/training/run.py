@@ -87,6 +87,8 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": config.pyramid})
         model.config.pyramid = dataclasses.asdict(processor.image_processor.spec)
     model.set_attn_implementation({"vision_config": config.vision_attention, "text_config": "sdpa", "": "sdpa"})
+    if config.rope:
+        change_rope(model, config.rope)
     losses = Losses(model, processor, config)
     if start is not None:
         load_weights(losses, start)
@@ -140,6 +142,17 @@ def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, 
         raise UsageError("the recipe's `model`: tiles of another size in `pyramid` (tile_px) than in `vision_config` (image_size)")
     model = MiniMonkeyForConditionalGeneration(model_config)
     return model, MiniMonkeyProcessor(image_processor, tokenizer, image_seq_length=model_config.image_seq_length)
+
+
+def change_rope(model: MiniMonkeyForConditionalGeneration, changes: dict[str, Any]) -> None:
+    """Have the language model turn queries and keys by other `rope_parameters`, in place. Raises UsageError for wrong ones."""
+    text = model.model.language_model
+    text.config.rope_parameters = {**text.config.rope_parameters, **changes}
+    try:
+        text.config.validate_rope()
+        text.rotary_emb = type(text.rotary_emb)(config=text.config)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"rope={changes}: {type(error).__name__}: {error}") from error
 
 
 def insert_layer(model: MiniMonkeyForConditionalGeneration, index: int) -> None:
