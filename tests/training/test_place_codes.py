@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from minimonkey.errors import UsageError
-from minimonkey.training.place_codes import Part, give_places, place_codes, reserve
+from minimonkey.training.lessons import MOST_TILES, PlacesHead
+from minimonkey.training.place_codes import Part, give_places, match_rows, place_codes, reserve
+from minimonkey.training.run import change_rope
 
 
 @pytest.mark.parametrize(("side", "cosines"), [(2, 1), (8, 5), (8, 7)])
@@ -74,3 +76,32 @@ def test_codes_need_room(tiny_model):
 def test_codes_need_layers_that_are_known(tiny_model):
     with pytest.raises(UsageError, match="place_codes: no way is known into the layers of phi3"):
         give_places(tiny_model("phi3", pyramid=None), 1)
+
+
+@torch.no_grad()
+def test_a_head_that_matches_rows_prefers_its_own(tiny_model):
+    """Hidden states that say nothing but their row; the head's other dimensions are silent."""
+    model = tiny_model("qwen2", pyramid=None)
+    text, side = model.model.language_model, 2
+    slow = {"rope_type": "llama3", "factor": 1e6, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
+    change_rope(model, slow | {"original_max_position_embeddings": 200})
+    attention, width = text.layers[1].self_attn, model.config.text_config.hidden_size
+    for linear in (attention.q_proj, attention.k_proj):
+        linear.weight.zero_()
+        linear.bias.zero_()
+    head = PlacesHead(width, side)
+    rows = torch.nn.functional.normalize(torch.randn(side, width, generator=torch.Generator().manual_seed(0)), dim=1)
+    head.linear.weight[MOST_TILES : MOST_TILES + side] = rows
+    match_rows(text, 1, head, 0.6)
+    hidden = text.layers[1].input_layernorm(rows * 5)
+    queries, keys = (linear(hidden).view(side, -1, 8)[:, -1] for linear in (attention.q_proj, attention.k_proj))
+    scores = queries @ keys.T
+    assert scores[0, 0] > scores[0, 1] + 0.5 and scores[1, 1] > scores[1, 0] + 0.5
+    touched = attention.q_proj.weight.abs().sum(1).nonzero()[:, 0] - len(attention.q_proj.weight)
+    assert len(touched) == side and set(touched.tolist()) <= {-6, -5, -2, -1}, "dimensions of the last head that hardly turn"
+
+
+def test_rows_are_matched_where_the_head_hardly_turns(tiny_model):
+    model = tiny_model("qwen2", pyramid=None)
+    with pytest.raises(UsageError, match="match_rows: 0 dimensions of a head turn slowly enough, 4 are needed; see `rope`"):
+        match_rows(model.model.language_model, 1, PlacesHead(model.config.text_config.hidden_size, 4), 0.6)

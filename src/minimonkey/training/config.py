@@ -96,11 +96,14 @@ class TrainConfig:
     insert_layer: int | None = None
     """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
     rope: dict[str, Any] = field(default_factory=dict)
-    """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}, under which slow rotations stop:
-    what a head looks for far away is found by what it is then, however far."""
+    """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}. Where slow rotations stop,
+    what a head looks for is found by what it is, however far."""
     place_codes: int | None = None
     """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column (see
     training/place_codes.py). It costs some of what was learnt, for a few hundred steps."""
+    match_rows: float = 0.0
+    """With `start`: how strongly one head that looks for the beginning of an answer prefers the row that the question's words have
+    found, from the first step on (see training/place_codes.py). Needs the places head of a run with `place_weight`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
@@ -172,6 +175,7 @@ class TrainConfig:
             "recall_weight",
             "line_weight",
             "place_weight",
+            "match_rows",
             "first_weight",
             "end_weight",
         ):

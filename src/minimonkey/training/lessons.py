@@ -42,8 +42,8 @@ class Lesson(NamedTuple):
     first_counts_more: bool
     """True: a place counts as much as the next character does, whose first in an answer counts more; False: all count alike."""
     finest: bool = False
-    """Whether only the finest level of the picture counts. A head that looks at a word on three levels mixes three rows and columns,
-    and what reads them can't tell where it has been."""
+    """Whether only the finest level of the picture counts. A head that looks at a word on three levels mixes three rows and
+    columns: what reads them can't tell where it has been."""
 
 
 class Part(NamedTuple):

@@ -15,15 +15,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from minimonkey.errors import UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.training.lessons import MOST_TILES, PlacesHead
 
 ENCODER_SHARE, TEXT_SHARE = 0.2, 0.27
 """Length of a code beside that of an embedded patch, and beside that of what the projector makes of an image token."""
 LINEAR_FROM, SWING = 3.0, 3.0
 """GELU is nearly linear from about 1.5 on: the units that carry codes lie around `LINEAR_FROM`. A code is `SWING` long there, and a
 third of that at most in one unit."""
+
+SLOW = 1e-3
+"""A pair of a head's dimensions that turns by less than this a token, in radians, tells what is looked for however far it is."""
 
 
 class Part(NamedTuple):
@@ -82,6 +87,32 @@ def give_places(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tupl
     projector.linear_2.weight[:, carriers] = writing
     projector.linear_2.bias -= LINEAR_FROM * writing.sum(1)
     return axes, text_axes
+
+
+@torch.no_grad()
+def match_rows(text: nn.Module, layer: int, places_head: PlacesHead, strength: float) -> None:
+    """Have the last head of a layer prefer tokens whose row in their tile is the one that the query's token knows of, in place.
+
+    A weight that reads a code in queries learns only as far as keys have it, and the other way round: from nothing, neither begins.
+    So as many of the head's slow dimensions as a tile has rows, those that matter least, get what `places_head` says of the row, in
+    queries and in keys. Raises UsageError where a head has too few that hardly turn.
+    """
+    attention, norm, side = text.layers[layer].self_attn, text.layers[layer].input_layernorm.weight, places_head.side
+    size = attention.head_dim
+    slow = (text.rotary_emb.inv_freq < SLOW).nonzero()[:, 0]
+    dims = torch.cat((slow, slow + size // 2)) - size  # of the last head, counted from the end
+    if len(dims) < side:
+        raise UsageError(f"match_rows: {len(dims)} dimensions of a head turn slowly enough, {side} are needed; see `rope`")
+    queries, keys = attention.q_proj, attention.k_proj
+    pick = dims[queries.weight[dims].norm(dim=1).mul(keys.weight[dims].norm(dim=1)).argsort()[:side]]
+    rows = slice(MOST_TILES, MOST_TILES + side)
+    told = places_head.linear.weight[rows] * places_head.norm.weight
+    constant = places_head.linear.bias[rows] + places_head.linear.weight[rows] @ places_head.norm.bias
+    told = told - told.mean(1, keepdim=True)  # LayerNorm takes the mean away, RMSNorm doesn't
+    for linear in (queries, keys):
+        linear.weight[pick] = strength * (told - told.mean(0)) / norm
+        if linear.bias is not None:
+            linear.bias[pick] = strength * (constant - constant.mean())
 
 
 def reserve(parts: list[Part], count: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ from minimonkey.training.batches import Batches
 from minimonkey.training.character_tokenizer import character_tokenizer
 from minimonkey.training.config import TrainConfig, load_recipe
 from minimonkey.training.losses import Losses, normalise
-from minimonkey.training.place_codes import give_places
+from minimonkey.training.place_codes import give_places, match_rows
 
 RUNS = Path("runs")
 
@@ -96,6 +96,8 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         insert_layer(model, config.insert_layer)
     if config.place_codes is not None:
         give_places(model, config.place_codes)
+    if config.match_rows > 0:
+        match_rows(model.model.language_model, losses.lessons.look + 1, losses.lessons.places_head, config.match_rows)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
