@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from minimonkey.data.synthetic.questions import WEIGHTS
 from minimonkey.errors import UsageError
 from minimonkey.training import batches
 from minimonkey.training.batches import Batches, named
@@ -60,7 +61,7 @@ def test_max_tiles_keeps_larger_samples_out(recipe, pillow_text, small):
 
 def test_a_mixture_that_max_tiles_empties_is_one_line(recipe, pillow_text, small):
     config = recipe(mixture=(Ingredient("region", size_px=(40, 40), max_tiles=1),))
-    with pytest.raises(UsageError, match="max_tiles=1: no region in 100 is that small"):
+    with pytest.raises(UsageError, match="max_tiles=1, leave_out=.*: no region in 100 is that small"):
         Batches(config, small, 7)[0]
 
 
@@ -131,6 +132,8 @@ def test_a_recipe_may_leave_out_kinds_of_questions(recipe, pillow_text, small):
     assert "unanswerable" not in asked("unanswerable", "line") and "<box>" in asked("unanswerable", "line")
     with pytest.raises(UsageError, match="leave_out: unknown kind of question 'were'; the nearest is 'where'"):
         asked("were")
+    with pytest.raises(UsageError, match=r"leave_out=.*: no receipt in 100 is that small and has questions"):
+        asked(*WEIGHTS)
 
 
 def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, small):
@@ -159,11 +162,11 @@ def test_questions_find_what_they_quote_or_else_the_line_of_the_answer(pillow_te
             quoted = "".join(document.text[place] for place in found if place >= 0)
             assert quoted.lower() in question.text.lower()
             kinds.add("quotes")
-        elif question.sources[0] is None:
+        elif not any(question.sources):
             assert (found == -1).all()
             kinds.add("read nowhere")
         else:
-            line, _ = question.sources[0]
+            line, _ = next(source for source in question.sources if source is not None)
             begins = sum(len(each.text) + 1 for each in document.lines[:line])
             assert found.tolist() == [-1] * (len(found) - 3) + [begins] * 3
             kinds.add("finds a line")

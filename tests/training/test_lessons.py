@@ -17,12 +17,12 @@ from minimonkey.training.lessons import (
     Part,
     PlacesHead,
     attention_lessons,
-    finest,
+    on_first_level,
     total,
     unattended,
 )
 from minimonkey.training.losses import Losses, normalise
-from minimonkey.training.run import insert_layer
+from minimonkey.training.surgery import insert_layer
 
 
 def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
@@ -86,13 +86,13 @@ def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, s
     torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_of_three_levels_the_finest_that_shows_something_counts():
+def test_of_three_levels_the_first_that_shows_something_counts():
     places = torch.tensor([[[5, 7, 9], [-1, 7, 9], [-1, -1, 9], [-1, -1, -1], [0, -1, 9]]])
     wanted = torch.tensor([[[5, -1, -1], [-1, 7, -1], [-1, -1, 9], [-1, -1, -1], [0, -1, -1]]])
-    assert torch.equal(finest(places), wanted)
+    assert torch.equal(on_first_level(places), wanted)
 
 
-def test_what_a_question_finds_and_what_that_leads_to_is_looked_for_on_the_finest_level(recipe, small, tiny_model):
+def test_what_a_question_finds_and_what_that_leads_to_is_looked_for_on_the_first_level(recipe, small, tiny_model):
     """Attention is even: missing two of three levels costs log 3. The look at the next character may be on any level."""
     model = tiny_model("qwen2", pyramid=None)
     for _ in range(2):

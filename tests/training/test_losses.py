@@ -13,7 +13,7 @@ from minimonkey.training.batches import Batches
 from minimonkey.training.config import Ingredient
 from minimonkey.training.labels import CLASS_OF, IGNORE, POINTS, SLOTS
 from minimonkey.training.losses import Losses, groups
-from minimonkey.training.run import insert_layer
+from minimonkey.training.surgery import insert_layer
 
 
 @pytest.mark.parametrize("stage", ["characters", "read"])

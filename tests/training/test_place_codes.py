@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from minimonkey.errors import UsageError
-from minimonkey.training.lessons import MOST_TILES, PlacesHead
-from minimonkey.training.place_codes import Part, give_places, match_rows, place_codes, reserve
-from minimonkey.training.run import change_rope
+from minimonkey.training.place_codes import TEXT_SHARE, Access, give_places, place_codes, reserve
+from minimonkey.training.surgery import insert_layer
 
 
 @pytest.mark.parametrize(("side", "cosines"), [(2, 1), (8, 5), (8, 7)])
@@ -34,7 +33,7 @@ def test_reserved_directions_are_those_that_matter_least():
     strength = torch.cat((torch.full((10,), 5.0), torch.full((6,), 0.1)))
     writer, reader, scale = important * strength @ torch.randn(16, 20), torch.randn(9, 16), torch.rand(16) + 0.5
     reader = reader @ (important * strength) @ important.T
-    parts = [Part(writer), Part(reader.T, scale)]
+    parts = [Access(writer), Access(reader.T, scale)]
     before = writer.clone()
     axes = reserve(parts, 3)
     torch.testing.assert_close(axes.T @ axes, torch.eye(3), atol=1e-5, rtol=0)
@@ -45,25 +44,45 @@ def test_reserved_directions_are_those_that_matter_least():
 
 
 @torch.no_grad()
-def test_codes_reach_the_last_layer_of_the_language_model(tiny_model):
-    """Two pictures with nothing in common: along the codes' directions, hidden states of a place are alike everywhere."""
+def test_codes_reach_the_language_model_whatever_is_shown(tiny_model):
+    """Two pictures of other strokes: along the codes' directions image tokens hold their codes, about as long as they should be, in
+    every layer; nothing reads there."""
     model = tiny_model("qwen2", pyramid=None)
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    text_axes = give_places(model, 1)[1]
-    side = math.isqrt(model.config.image_seq_length)
-    pixels = torch.randn(2, 3, *model.config.vision_config.image_size, generator=torch.Generator().manual_seed(0))
+    for name, weight in model.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
+    side = model.config.vision_config.image_size[0] // 4
+    strokes = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(7)) > 0.8
+    pixels = torch.where(strokes.repeat_interleave(4, 2).repeat_interleave(4, 3), -2.0, 2.0).expand(-1, 3, -1, -1)
+    before = model.get_image_features(pixel_values=pixels).pooler_output.norm(dim=-1).mean()
+    axes, text_axes = give_places(model, 1)
+    codes = place_codes(math.isqrt(model.config.image_seq_length), 1)
     tokens = model.get_image_features(pixel_values=pixels).pooler_output
     along = tokens @ text_axes
-    codes = place_codes(side, 1)
-    for picture in along:
-        told = torch.linalg.lstsq(torch.cat((picture, torch.ones(len(picture), 1)), 1), codes).solution
-        missed = torch.cat((picture, torch.ones(len(picture), 1)), 1) @ told - codes
-        assert missed.norm() < 0.1 * codes.norm()
-    hidden = model(inputs_embeds=tokens, output_hidden_states=True).hidden_states[:-1]
-    for layer in hidden:
-        torch.testing.assert_close(layer @ text_axes, along, atol=1e-4, rtol=1e-3)
-    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert "model.vision_tower.embeddings.position_embeddings" in changed and "model.language_model.norm.weight" not in changed
+    for picture in along - along.mean(1, keepdim=True):
+        length = (picture * codes).sum() / (codes * codes).sum()
+        assert (picture - length * codes).norm() < 0.1 * picture.norm(), "another place's code"
+        assert 0.7 * TEXT_SHARE * before < length < 1.4 * TEXT_SHARE * before
+    for layer in model(inputs_embeds=tokens, output_hidden_states=True).hidden_states[:-1]:
+        torch.testing.assert_close(layer @ text_axes, along, atol=1e-3, rtol=1e-3)
+    for layer in model.model.language_model.layers:
+        heads, mlp = layer.self_attn, layer.mlp
+        for readers, norm in (((heads.q_proj, heads.k_proj, heads.v_proj), 0), ((mlp.gate_proj, mlp.up_proj), 1)):
+            scale = (layer.input_layernorm, layer.post_attention_layernorm)[norm].weight
+            for reader in readers:
+                assert (reader.weight * scale @ text_axes).abs().max() < 1e-4
+    for layer in model.model.vision_tower.encoder.layer[1:]:
+        for reader in (layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj):
+            assert (reader.weight * layer.layernorm_before.weight @ axes).abs().max() < 1e-4
+        assert (layer.mlp.fc1.weight * layer.layernorm_after.weight @ axes).abs().max() < 1e-4
+        assert (axes.T @ (layer.mlp.fc2.weight * layer.lambda_2[:, None])).abs().max() < 1e-4
+
+
+def test_codes_go_through_a_layer_that_was_just_put_in(tiny_model):
+    model = tiny_model("qwen2", pyramid=None)
+    insert_layer(model, 1)
+    give_places(model, 1)
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
 
 
 def test_codes_need_room(tiny_model):
@@ -76,32 +95,3 @@ def test_codes_need_room(tiny_model):
 def test_codes_need_layers_that_are_known(tiny_model):
     with pytest.raises(UsageError, match="place_codes: no way is known into the layers of phi3"):
         give_places(tiny_model("phi3", pyramid=None), 1)
-
-
-@torch.no_grad()
-def test_a_head_that_matches_rows_prefers_its_own(tiny_model):
-    """Hidden states that say nothing but their row; the head's other dimensions are silent."""
-    model = tiny_model("qwen2", pyramid=None)
-    text, side = model.model.language_model, 2
-    slow = {"rope_type": "llama3", "factor": 1e6, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
-    change_rope(model, slow | {"original_max_position_embeddings": 200})
-    attention, width = text.layers[1].self_attn, model.config.text_config.hidden_size
-    for linear in (attention.q_proj, attention.k_proj):
-        linear.weight.zero_()
-        linear.bias.zero_()
-    head = PlacesHead(width, side)
-    rows = torch.nn.functional.normalize(torch.randn(side, width, generator=torch.Generator().manual_seed(0)), dim=1)
-    head.linear.weight[MOST_TILES : MOST_TILES + side] = rows
-    match_rows(text, 1, head, 0.6)
-    hidden = text.layers[1].input_layernorm(rows * 5)
-    queries, keys = (linear(hidden).view(side, -1, 8)[:, -1] for linear in (attention.q_proj, attention.k_proj))
-    scores = queries @ keys.T
-    assert scores[0, 0] > scores[0, 1] + 0.5 and scores[1, 1] > scores[1, 0] + 0.5
-    touched = attention.q_proj.weight.abs().sum(1).nonzero()[:, 0] - len(attention.q_proj.weight)
-    assert len(touched) == side and set(touched.tolist()) <= {-6, -5, -2, -1}, "dimensions of the last head that hardly turn"
-
-
-def test_rows_are_matched_where_the_head_hardly_turns(tiny_model):
-    model = tiny_model("qwen2", pyramid=None)
-    with pytest.raises(UsageError, match="match_rows: 0 dimensions of a head turn slowly enough, 4 are needed; see `rope`"):
-        match_rows(model.model.language_model, 1, PlacesHead(model.config.text_config.hidden_size, 4), 0.6)

@@ -231,49 +231,6 @@ def test_a_run_can_change_the_pyramid_that_it_publishes(tmp_path):
     assert tuple(config.pyramid["detail"]) == (1, 2), "it was trained with it"
 
 
-@pytest.mark.parametrize("text", ["qwen2", "phi3"])
-@torch.no_grad()
-def test_an_inserted_layer_changes_nothing_yet(tiny_model, text, tmp_path):
-    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-
-    model = tiny_model(text)
-    ids = torch.tensor([[20, 21, 22, 23]])
-    before = model(input_ids=ids).logits
-    run.insert_layer(model, 1)
-    assert torch.equal(model(input_ids=ids, use_cache=True).logits, before)
-    assert [layer.self_attn.layer_idx for layer in model.model.language_model.layers] == [0, 1, 2]
-    model.save_pretrained(tmp_path / "grown")
-    again = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "grown")
-    torch.testing.assert_close(again(input_ids=ids).logits, before)
-    for index in (0, 3):
-        with pytest.raises(UsageError, match=f"insert_layer={index}: expected a place between the 3 layers of the language model"):
-            run.insert_layer(model, index)
-
-
-@torch.no_grad()
-def test_slow_rotations_can_be_stopped(tiny_model, tmp_path):
-    """Heads of 8 numbers turn at 1, 0.1, 0.01 and 0.001: the last two no more. It is what transformers computes once saved."""
-    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-
-    model = tiny_model("qwen2")
-    wanted = {"rope_type": "llama3", "factor": 1e6, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
-    run.change_rope(model, wanted | {"original_max_position_embeddings": 200})
-    turns = model.model.language_model.rotary_emb.inv_freq
-    torch.testing.assert_close(turns, torch.tensor([1, 0.1, 1e-8, 1e-9]), rtol=1e-4, atol=0)
-    model.save_pretrained(tmp_path / "turned")
-    again = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "turned")
-    ids = torch.tensor([[20, 21, 22, 23]])
-    torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
-    torch.testing.assert_close(again.model.language_model.rotary_emb.inv_freq, turns)
-
-
-@pytest.mark.parametrize("rope", [{"rope_type": "llama3"}, {"rope_type": "lama3"}, {"rope_theta": "wide"}], ids=str)
-def test_a_wrong_rope_is_an_error_of_one_line(tiny_model, rope):
-    with pytest.raises(UsageError, match="^rope=") as caught:
-        run.change_rope(tiny_model("qwen2"), rope)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
     path = recipe(tmp_path, steps=2)
     path.write_text(

@@ -63,8 +63,9 @@ def turn_about(document: Document, question: Question, places: np.ndarray) -> Tu
     starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
     read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
     quoted = named(question.text, document.text)
-    if max(quoted, default=-1) < 0 and question.sources and question.sources[0] is not None:
-        quoted[-FINDERS:] = [starts[question.sources[0][0]]] * min(FINDERS, len(quoted))
+    first = next((source for source in question.sources if source is not None), None)
+    if max(quoted, default=-1) < 0 and first is not None:
+        quoted[-FINDERS:] = [starts[first[0]]] * min(FINDERS, len(quoted))
     padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
     return Turn(question.text, question.answer, padded[read].reshape(-1, 3), padded[quoted])
 
@@ -124,9 +125,12 @@ class Batches(torch.utils.data.Dataset):
     def _draw_small(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         for _ in range(100):
             sample = self._draw(ingredient, rng)
-            if ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles:
+            if sample.turns and (ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles):
                 return sample
-        raise UsageError(f"max_tiles={ingredient.max_tiles}: no {ingredient.kind} in 100 is that small; raise it or lower size_px")
+        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}"
+        raise UsageError(
+            f"{wrong}: no {ingredient.kind} in 100 is that small and has questions; raise it, lower size_px, leave out less"
+        )
 
     def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
@@ -151,7 +155,7 @@ class Batches(torch.utils.data.Dataset):
             for kind in ingredient.leave_out:
                 if kind not in WEIGHTS:
                     raise UsageError(unknown("leave_out: unknown kind of question", kind, WEIGHTS))
-            asked = [question for question in sample.questions if question.kind not in ingredient.leave_out] or sample.questions
+            asked = [question for question in sample.questions if question.kind not in ingredient.leave_out]
             order = rng.permutation(len(asked))[: ingredient.max_questions]
             turns = [turn_about(sample, asked[index], places) for index in order]
         tiles = tiles_uint8(sample.picture, spec)

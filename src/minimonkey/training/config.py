@@ -96,12 +96,12 @@ class TrainConfig:
     insert_layer: int | None = None
     """With `start`: the language model gets one layer more, at this place. It changes nothing until it has learnt something."""
     rope: dict[str, Any] = field(default_factory=dict)
-    """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}. Where slow rotations stop,
-    what a head looks for is found by what it is, however far."""
+    """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}. Meant to stop slow rotations,
+    so that a head can look for something by what it is, however far; its effect alone wasn't measured."""
     place_codes: int | None = None
     """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column (see
     training/place_codes.py). It costs some of what was learnt, for a few hundred steps."""
-    match_rows: float = 0.0
+    match_tile_rows: float = 0.0
     """With `start`: how strongly one head that looks for the beginning of an answer prefers the row that the question's words have
     found, from the first step on (see training/place_codes.py). Needs the places head of a run with `place_weight`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -175,13 +175,16 @@ class TrainConfig:
             "recall_weight",
             "line_weight",
             "place_weight",
-            "match_rows",
+            "match_tile_rows",
             "first_weight",
             "end_weight",
         ):
             _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
         PyramidSpec.from_dict(self.pyramid)
+        for key in ("rope", "place_codes", "match_tile_rows"):
+            if self.start is None and getattr(self, key):
+                raise UsageError(f"{key} changes a trained model: name it in `start`, or leave {key} out")
         if self.start is None and not self.model:
             raise UsageError("a recipe needs `start` (weights to begin with) or `model` (the shape of a new model)")
 

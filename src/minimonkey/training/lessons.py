@@ -41,9 +41,9 @@ class Lesson(NamedTuple):
     """Which entry of a batch tells the positions; those of `looks` are "recalled" where `recalls` has some."""
     first_counts_more: bool
     """True: a place counts as much as the next character does, whose first in an answer counts more; False: all count alike."""
-    finest: bool = False
-    """Whether only the finest level of the picture counts. A head that looks at a word on three levels mixes three rows and
-    columns: what reads them can't tell where it has been."""
+    first_level: bool = False
+    """Whether only the first level of the picture counts that shows it, which is the detail level unless `pyramid.order` differs. A
+    head that looks at a word on three levels mixes three rows and columns for what reads it."""
 
 
 class Part(NamedTuple):
@@ -84,10 +84,10 @@ def attention_lessons(config: TrainConfig, layers: int) -> list[Lesson]:
             raise UsageError(f"{name}_weight needs a language model of more layers than the {layers} of this one; set it to 0")
     every = [
         Lesson("looking", config.looking_weight, look, FIRST_HEADS, "unrecalled" if recalled else "looks", True),
-        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False, finest=True),
+        Lesson("anchor", config.anchor_weight, look - 1, FIRST_HEADS, "stands", False, first_level=True),
         Lesson("line", config.line_weight, 0, LAST_HEADS, "begins", False),
         Lesson("recall", config.recall_weight, look, LAST_HEADS, "recalls", False),
-        Lesson("found", config.recall_weight, look + 1, LAST_HEADS, "recalled", True, finest=True),
+        Lesson("found", config.recall_weight, look + 1, LAST_HEADS, "recalled", True, first_level=True),
     ]
     return [lesson for lesson in every if lesson.weight > 0]
 
@@ -120,10 +120,15 @@ class Lessons(nn.Module):
 
     def __init__(self, config: TrainConfig, layers: int, width: int, side: int, image_token_id: int) -> None:
         super().__init__()
-        self.attention = attention_lessons(config, layers) if config.stage == "read" else []
+        self.config, self.image_token_id = config, image_token_id
         self.place_weight = config.place_weight if config.stage == "read" else 0.0
-        self.look, self.image_token_id = looking_layer(layers), image_token_id
         self.places_head = PlacesHead(width, side)
+        self.plan(layers)
+
+    def plan(self, layers: int) -> None:
+        """Which layers of so many are taught what. Raises UsageError for too few."""
+        self.attention = attention_lessons(self.config, layers) if self.config.stage == "read" else []
+        self.look = looking_layer(layers)
 
     @contextmanager
     def watched(self, text: nn.Module) -> Iterator[Seen]:
@@ -149,7 +154,7 @@ class Lessons(nn.Module):
         every = batch | {"unrecalled": looks.masked_fill(recalled, -1), "recalled": looks.masked_fill(~recalled, -1)}
         found = []
         for lesson in self.attention:
-            places = finest(every[lesson.places]) if lesson.finest else every[lesson.places]
+            places = on_first_level(every[lesson.places]) if lesson.first_level else every[lesson.places]
             counts = weights if lesson.first_counts_more else torch.ones_like(weights)
             missed = unattended(text, seen, lesson, places).mean(-1)
             found.append(Part(lesson.name, lesson.weight, missed, counts[(places >= 0).any(-1)]))
@@ -161,7 +166,7 @@ class Lessons(nn.Module):
         ids, stands, recalls = batch["input_ids"], batch["stands"], batch["recalls"]
         first = (ids == self.image_token_id).int().argmax(1)[:, None]
         own = torch.where(batch["begins"][..., 0] >= 0, torch.arange(ids.shape[1], device=ids.device), -1)
-        latest = finest(stands).amax(-1)
+        latest = on_first_level(stands).amax(-1)
         named = recalls.amax(-1)
         recalled = torch.where(named >= 0, latest.gather(1, named.clamp(min=0)), -1)
         found = []
@@ -177,8 +182,8 @@ class Lessons(nn.Module):
         return found
 
 
-def finest(places: torch.Tensor) -> torch.Tensor:
-    """Of places [B, L, 3], one for each level, finest first, the first that is there; -1 for the others."""
+def on_first_level(places: torch.Tensor) -> torch.Tensor:
+    """Of places [B, L, 3], one for each level in their order, the first that is there; -1 for the others."""
     there = places >= 0
     return places.masked_fill(there.cumsum(-1) > 1, -1)
 

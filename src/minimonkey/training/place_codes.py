@@ -1,9 +1,9 @@
 """Surgery on a trained model: image tokens get to tell where in their tile they stand.
 
-Absolute position embeddings may be a hundredth of what the layers of a vision encoder add to them; a language model behind it can't
-tell rows from columns then. Here a code for row and column gets directions of its own, those that matter least: nothing else writes
-there, and nothing reads there yet, in the encoder and in the language model. A few units of the projector, those that matter least,
-carry it across. All of it can be trained further.
+Absolute position embeddings may be a hundredth of what the layers of a vision encoder add to them; a language model behind it can
+hardly tell rows from columns then. Here a code for row and column gets directions of its own, those with the smallest weights: no
+layer writes there any more, and none reads there yet, in the encoder and in the language model. A few units of the projector, those
+with the smallest weights, carry it across. All of it can be trained further.
 
 Shape legend: D size of hidden states, K numbers of a code, S side of a tile in image tokens.
 """
@@ -15,23 +15,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from minimonkey.errors import UsageError
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.training.lessons import MOST_TILES, PlacesHead
 
 ENCODER_SHARE, TEXT_SHARE = 0.2, 0.27
 """Length of a code beside that of an embedded patch, and beside that of what the projector makes of an image token."""
 LINEAR_FROM, SWING = 3.0, 3.0
-"""GELU is nearly linear from about 1.5 on: the units that carry codes lie around `LINEAR_FROM`. A code is `SWING` long there, and a
-third of that at most in one unit."""
-
-SLOW = 1e-3
-"""A pair of a head's dimensions that turns by less than this a token, in radians, tells what is looked for however far it is."""
+"""GELU is nearly linear from about 1.5 on: the units that carry codes lie around `LINEAR_FROM`. On the
+tiles it is set by, a code is at most `SWING` long there."""
 
 
-class Part(NamedTuple):
+class Access(NamedTuple):
     """A matrix that writes into a stream of hidden states, or reads it."""
 
     matrix: torch.Tensor
@@ -65,6 +60,8 @@ def give_places(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tupl
     width = min(vision.config.hidden_size, model.config.text_config.hidden_size, projector.linear_1.out_features)
     if not 0 < cosines < side or 2 * cosines > width // 4:
         raise UsageError(f"place_codes={cosines}: expected 1 to {min(side - 1, width // 8)} for {side} rows and a width of {width}")
+    if vision.embeddings.position_embeddings is None:
+        raise UsageError("place_codes need a vision encoder with absolute position embeddings; leave them out")
     if not hasattr(model.model.language_model.layers[0].self_attn, "q_proj"):
         raise UsageError(f"place_codes: no way is known into the layers of {model.config.text_config.model_type}; leave it out")
     codes = place_codes(side, cosines)
@@ -89,38 +86,12 @@ def give_places(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tupl
     return axes, text_axes
 
 
-@torch.no_grad()
-def match_rows(text: nn.Module, layer: int, places_head: PlacesHead, strength: float) -> None:
-    """Have the last head of a layer prefer tokens whose row in their tile is the one that the query's token knows of, in place.
-
-    A weight that reads a code in queries learns only as far as keys have it, and the other way round: from nothing, neither begins.
-    So as many of the head's slow dimensions as a tile has rows, those that matter least, get what `places_head` says of the row, in
-    queries and in keys. Raises UsageError where a head has too few that hardly turn.
-    """
-    attention, norm, side = text.layers[layer].self_attn, text.layers[layer].input_layernorm.weight, places_head.side
-    size = attention.head_dim
-    slow = (text.rotary_emb.inv_freq < SLOW).nonzero()[:, 0]
-    dims = torch.cat((slow, slow + size // 2)) - size  # of the last head, counted from the end
-    if len(dims) < side:
-        raise UsageError(f"match_rows: {len(dims)} dimensions of a head turn slowly enough, {side} are needed; see `rope`")
-    queries, keys = attention.q_proj, attention.k_proj
-    pick = dims[queries.weight[dims].norm(dim=1).mul(keys.weight[dims].norm(dim=1)).argsort()[:side]]
-    rows = slice(MOST_TILES, MOST_TILES + side)
-    told = places_head.linear.weight[rows] * places_head.norm.weight
-    constant = places_head.linear.bias[rows] + places_head.linear.weight[rows] @ places_head.norm.bias
-    told = told - told.mean(1, keepdim=True)  # LayerNorm takes the mean away, RMSNorm doesn't
-    for linear in (queries, keys):
-        linear.weight[pick] = strength * (told - told.mean(0)) / norm
-        if linear.bias is not None:
-            linear.bias[pick] = strength * (constant - constant.mean())
-
-
-def reserve(parts: list[Part], count: int) -> torch.Tensor:
-    """The `count` directions [D, count] of a stream that matter least to its parts; no part writes or reads there any more."""
+def reserve(parts: list[Access], count: int) -> torch.Tensor:
+    """The `count` directions [D, count] of a stream in which its parts have least weight; none writes or reads there any more."""
     cost = torch.zeros(len(parts[0].matrix), len(parts[0].matrix))
     for matrix, scale in parts:
         scaled = matrix.float() * torch.as_tensor(scale).reshape(-1, 1)
-        cost += scaled @ scaled.T / scaled.norm() ** 2
+        cost += scaled @ scaled.T / scaled.norm().square().clamp(min=1e-12)  # a layer that was just put in is zero
     cost += 1.0  # LayerNorm takes the mean away: not along (1, ..., 1)
     axes = torch.linalg.eigh(cost).eigenvectors[:, :count]
     axes = torch.linalg.qr(axes - axes.mean(0)).Q
@@ -130,50 +101,42 @@ def reserve(parts: list[Part], count: int) -> torch.Tensor:
     return axes
 
 
-def _vision_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Part]:
+def _vision_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Access]:
     vision, projector = model.model.vision_tower, model.model.multi_modal_projector
-    yield Part(vision.embeddings.patch_embeddings.projection.weight.flatten(1))
+    yield Access(vision.embeddings.patch_embeddings.projection.weight.flatten(1))
     for layer in vision.encoder.layer:
         attention, mlp = layer.attention, layer.mlp
         for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-            yield Part(reader.weight.T, layer.layernorm_before.weight)
-        yield Part(attention.projection_layer.weight, layer.lambda_1)
-        yield Part(mlp.fc1.weight.T, layer.layernorm_after.weight)
-        yield Part(mlp.fc2.weight, layer.lambda_2)
+            yield Access(reader.weight.T, layer.layernorm_before.weight)
+        yield Access(attention.projection_layer.weight, layer.lambda_1)
+        yield Access(mlp.fc1.weight.T, layer.layernorm_after.weight)
+        yield Access(mlp.fc2.weight, layer.lambda_2)
     read, width = projector.linear_1.weight.T, vision.config.hidden_size
     for patch, scale in zip(read.split(width), projector.layer_norm.weight.split(width), strict=True):
-        yield Part(patch, scale)
+        yield Access(patch, scale)
 
 
-def _text_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Part]:
+def _text_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Access]:
     text = model.model.language_model
-    yield Part(text.embed_tokens.weight.T)
-    yield Part(model.model.multi_modal_projector.linear_2.weight)
+    yield Access(text.embed_tokens.weight.T)
+    yield Access(model.model.multi_modal_projector.linear_2.weight)
     for layer in text.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-            yield Part(reader.weight.T, layer.input_layernorm.weight)
-        yield Part(attention.o_proj.weight)
+            yield Access(reader.weight.T, layer.input_layernorm.weight)
+        yield Access(attention.o_proj.weight)
         for reader in (mlp.gate_proj, mlp.up_proj):
-            yield Part(reader.weight.T, layer.post_attention_layernorm.weight)
-        yield Part(mlp.down_proj.weight)
+            yield Access(reader.weight.T, layer.post_attention_layernorm.weight)
+        yield Access(mlp.down_proj.weight)
 
 
 def _lengths(model: MiniMonkeyForConditionalGeneration) -> tuple[float, float, float]:
     """How long an embedded patch is, the encoder's output for the patches of a token, and what the projector makes of it: means
-    over tiles of strokes."""
+    over two tiles of strokes."""
     side = model.config.vision_config.image_size[0]
     strokes = torch.rand(2, 1, side // 4, side // 4, generator=torch.Generator().manual_seed(0)) > 0.8
     pixels = torch.where(strokes.repeat_interleave(4, 2).repeat_interleave(4, 3), -2.0, 2.0).expand(-1, 3, -1, -1)
-    seen: dict[str, torch.Tensor] = {}
-    projector = model.model.multi_modal_projector
-    watched = {"patches": model.model.vision_tower.embeddings, "merged": projector.layer_norm, "tokens": projector}
-    handles = [watched["patches"].register_forward_hook(lambda _, inputs, output: seen.update(patches=output[:, 1:]))]
-    handles.append(watched["merged"].register_forward_hook(lambda _, inputs, output: seen.update(merged=inputs[0])))
-    handles.append(watched["tokens"].register_forward_hook(lambda _, inputs, output: seen.update(tokens=output)))
-    try:
-        model.get_image_features(pixel_values=pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(float(seen[name].detach().norm(dim=-1).mean()) for name in watched)
+    patches = model.model.vision_tower.embeddings(pixels)[:, 1:]
+    encoded = model.get_image_features(pixel_values=pixels)
+    of_patch, of_token = (each.norm(dim=-1).mean().item() for each in (encoded.last_hidden_state[:, 1:], encoded.pooler_output))
+    return patches.norm(dim=-1).mean().item(), 2 * of_patch, of_token  # four patches to a token

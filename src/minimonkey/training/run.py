@@ -28,7 +28,7 @@ from minimonkey.training.batches import Batches
 from minimonkey.training.character_tokenizer import character_tokenizer
 from minimonkey.training.config import TrainConfig, load_recipe
 from minimonkey.training.losses import Losses, normalise
-from minimonkey.training.place_codes import give_places, match_rows
+from minimonkey.training.surgery import change_rope, operate
 
 RUNS = Path("runs")
 
@@ -78,26 +78,23 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         found = checkpoints(Path(config.start))
         start = found[-1] if found else Path(config.start)
     try:
-        model, processor = new_model(config) if start is None else open_folder(start)
+        model, processor = new_model(config) if start is None else open_folder(start, config.rope)
     except (StrictDataclassError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, MiniMonkeyError):
             raise
-        raise UsageError(f"no model can be made of the recipe's `model` ({type(error).__name__}: {str(error)[:200]})") from error
+        raise UsageError(
+            f"no model can be made of the recipe's `model` or `rope` ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     if config.pyramid:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": config.pyramid})
         model.config.pyramid = dataclasses.asdict(processor.image_processor.spec)
     model.set_attn_implementation({"vision_config": config.vision_attention, "text_config": "sdpa", "": "sdpa"})
-    if config.rope:
-        change_rope(model, config.rope)
     losses = Losses(model, processor, config)
     if start is not None:
         load_weights(losses, start)
-    if config.insert_layer is not None:
-        insert_layer(model, config.insert_layer)
-    if config.place_codes is not None:
-        give_places(model, config.place_codes)
-    if config.match_rows > 0:
-        match_rows(model.model.language_model, losses.lessons.look + 1, losses.lessons.places_head, config.match_rows)
+        if config.match_tile_rows > 0 and not (start / "places_head.st").exists():
+            raise UsageError(f"match_tile_rows needs a run with a places head to start from; {start} has no places_head.st")
+    operate(losses, config)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
     held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
@@ -146,37 +143,12 @@ def new_model(config: TrainConfig) -> tuple[MiniMonkeyForConditionalGeneration, 
     return model, MiniMonkeyProcessor(image_processor, tokenizer, image_seq_length=model_config.image_seq_length)
 
 
-def change_rope(model: MiniMonkeyForConditionalGeneration, changes: dict[str, Any]) -> None:
-    """Have the language model turn queries and keys by other `rope_parameters`, in place. Raises UsageError for wrong ones."""
-    text = model.model.language_model
-    text.config.rope_parameters = {**text.config.rope_parameters, **changes}
-    try:
-        text.config.validate_rope()
-        text.rotary_emb = type(text.rotary_emb)(config=text.config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"rope={changes}: {type(error).__name__}: {error}") from error
-
-
-def insert_layer(model: MiniMonkeyForConditionalGeneration, index: int) -> None:
-    """Put a layer into the language model at `index` that adds nothing to the hidden states yet, in place."""
-    text = model.model.language_model
-    if not 0 < index < len(text.layers):
-        raise UsageError(f"insert_layer={index}: expected a place between the {len(text.layers)} layers of the language model")
-    layer = copy.deepcopy(text.layers[index], {id(text.config): text.config})  # all layers follow one configuration
-    for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-        torch.nn.init.zeros_(projection.weight)
-    text.layers.insert(index, layer)
-    for place, each in enumerate(text.layers):
-        each.self_attn.layer_idx = place
-    text.config.num_hidden_layers = len(text.layers)
-    if getattr(text.config, "layer_types", None):
-        text.config.layer_types = [*text.config.layer_types[: index + 1], *text.config.layer_types[index:]]
-
-
-def open_folder(folder: Path) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
-    """The model (weights still random) and processor of a checkpoint or model folder."""
+def open_folder(folder: Path, rope: dict[str, Any] | None = None) -> tuple[MiniMonkeyForConditionalGeneration, MiniMonkeyProcessor]:
+    """The model (weights still random) and processor of a checkpoint or model folder, its `rope_parameters` changed by `rope`."""
     found = find_folder(folder)
     model_config = found.config("native")
+    if rope:
+        change_rope(model_config.text_config, rope)
     return MiniMonkeyForConditionalGeneration(model_config), load_processor(found, model_config)
 
 
