@@ -8,7 +8,7 @@ from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training import surgery
 from minimonkey.training.lessons import MOST_TILES, PlacesHead
 
-SLOWER = {"rope_type": "llama3", "factor": 1e6, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
+SLOWER = {"rope_type": "llama3", "factor": "1e6", "low_freq_factor": 1.0, "high_freq_factor": 2.0}
 SLOWER |= {"original_max_position_embeddings": 200}
 """Heads of 8 numbers turn at 1, 0.1, 0.01 and 0.001 radians a token: with this the last two no more."""
 

@@ -246,3 +246,24 @@ def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
     assert json.loads((last / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
     log = [json.loads(line) for line in (last.parent / "log.jsonl").read_text().splitlines()]
     assert json.loads((last / "progress.json").read_text())["step"] == 2 and log[-1]["step"] == 2
+
+
+def test_surgery_is_done_once_and_a_resume_goes_on_from_it(tmp_path):
+    path = recipe(tmp_path, steps=2)
+    few, more = (f"hidden_size: 16, num_hidden_layers: {layers}, num_attention_heads: 2, num_key" for layers in (1, 4))
+    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "place_weight: 0.3"))
+    first = train(path)
+    rope = "{rope_type: llama3, factor: 1e6, low_freq_factor: 1.0, high_freq_factor: 2.0, original_max_position_embeddings: 200}"
+    changed = ["name=changed", f"start={first.parent}", "place_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
+    train(path, [*changed, "steps=1"])
+    cut = train(path, [*changed, "steps=2"])
+    whole = train(path, [*changed, "name=whole", "steps=2"])
+    cut_weights, whole_weights = weights(cut), weights(whole)
+    assert all(torch.equal(cut_weights[name], whole_weights[name]) for name in whole_weights)
+    assert json.loads((cut / "config.json").read_text())["text_config"]["rope_parameters"]["rope_type"] == "llama3"
+    (name,) = (name for name in whole_weights if name.endswith("layers.3.self_attn.q_proj.weight"))
+    matched, before = (load_file(folder / "model.safetensors")[name] for folder in (whole, first))
+    assert (matched - before)[-8:].abs().max() > 0.1 > (matched - before)[:-8].abs().max(), "the last head, and no other"
+    (first / "places_head.st").unlink()
+    with pytest.raises(UsageError, match="match_tile_rows needs a run with a places head to start from; .* has no places_head.st"):
+        train(path, [*changed, "name=headless"])

@@ -6,6 +6,7 @@ What was learnt mostly survives; the first few hundred steps mend the rest.
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ def change_rope(text_config: Any, changes: dict[str, Any]) -> None:
     kinds = ("default", *ROPE_INIT_FUNCTIONS)
     if (kind := changes.get("rope_type", "default")) not in kinds:
         raise UsageError(unknown("rope: unknown rope_type", kind, kinds))
-    text_config.rope_parameters = {**text_config.rope_parameters, **changes}
+    numbers = {key: float(value) for key, value in changes.items() if isinstance(value, str) and re.fullmatch(r"[\d.]+e\d+", value)}
+    text_config.rope_parameters = {**text_config.rope_parameters, **changes, **numbers}  # YAML takes 1e6 for a string
     try:
         text_config.validate_rope()
     except (KeyError, TypeError, ValueError) as error:
