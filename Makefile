@@ -24,7 +24,7 @@ demo: $(VENV)/.base
 	@$(call ask,receipt,How much is the coffee?)
 	@$(call ask,receipt,What is the total?)
 	@$(call ask,receipt,Read the line that begins with Apple.)
-	@$(call ask,heading,What does it say?)
+	@$(call ask,page,What is the title?)
 
 # A question about one of the examples: the command, and what the embedded model says.
 ask = echo; echo '$$ minimonkey ask examples/$(1).png "$(2)"'; $(BIN)/minimonkey ask examples/$(1).png "$(2)" --max-new-tokens 80
