@@ -22,7 +22,7 @@ from minimonkey.training.lessons import (
     unattended,
 )
 from minimonkey.training.losses import Losses, normalise
-from minimonkey.training.surgery import insert_layer
+from minimonkey.training.surgery import insert_layer, operate
 
 
 def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
@@ -113,6 +113,15 @@ def test_what_a_question_finds_and_what_that_leads_to_is_looked_for_on_the_first
     assert parts["recall"] == pytest.approx([math.log(8)])
     assert parts["found"] == pytest.approx([math.log(8)])
     assert parts["looking"] == pytest.approx([math.log(9 / 3)])
+
+
+def test_lessons_move_with_a_layer_that_is_put_in(recipe, small, tiny_model):
+    """Of two layers the second looks, of three the third does: in front of it there is one for the anchor."""
+    config = recipe(looking_weight=1.0, insert_layer=1)
+    losses = Losses(tiny_model("qwen2", pyramid=None), small, config)
+    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 1)] and losses.lessons.look == 1
+    operate(losses, config)
+    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 2)] and losses.lessons.look == 2
 
 
 def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):

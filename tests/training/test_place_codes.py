@@ -92,6 +92,13 @@ def test_codes_need_room(tiny_model):
             give_places(model, cosines)
 
 
+def test_codes_need_position_embeddings(tiny_model):
+    model = tiny_model("qwen2", pyramid=None)
+    model.model.vision_tower.embeddings.position_embeddings = None
+    with pytest.raises(UsageError, match="place_codes need a vision encoder with absolute position embeddings"):
+        give_places(model, 1)
+
+
 def test_codes_need_layers_that_are_known(tiny_model):
     with pytest.raises(UsageError, match="place_codes: no way is known into the layers of phi3"):
         give_places(tiny_model("phi3", pyramid=None), 1)

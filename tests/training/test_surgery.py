@@ -52,6 +52,9 @@ def test_slow_rotations_can_be_stopped(tiny_config, tmp_path, before):
     [
         ({"rope_type": "llama3"}, "rope={'rope_type': 'llama3'}: Missing required keys"),
         ({"rope_type": "lama3"}, "rope: unknown rope_type 'lama3'; the nearest is 'llama3'"),
+        ({"factor": 0.0}, "rope: factor=0.0: expected a positive number"),
+        ({"factor": "wide"}, "rope: factor='wide': expected a positive number"),
+        (SLOWER | {"low_freq_factor": 2.0}, "rope: low_freq_factor=2.0: expected less than high_freq_factor=2.0"),
         ({"theta": 1e6}, "rope: unknown key 'theta'; the nearest is 'rope_theta'"),
     ],
     ids=str,

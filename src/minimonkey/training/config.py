@@ -103,7 +103,7 @@ class TrainConfig:
     training/place_codes.py). It costs some of what was learnt, for a few hundred steps."""
     match_tile_rows: float = 0.0
     """With `start`: how strongly one head that looks for the beginning of an answer prefers the row that the question's words have
-    found, from the first step on (see training/place_codes.py). Needs the places head of a run with `place_weight`."""
+    found, from the first step on (see training/surgery.py). Needs the places head of a run with `place_weight`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts

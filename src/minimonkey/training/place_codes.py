@@ -22,8 +22,8 @@ from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 ENCODER_SHARE, TEXT_SHARE = 0.2, 0.27
 """Length of a code beside that of an embedded patch, and beside that of what the projector makes of an image token."""
 LINEAR_FROM, SWING = 3.0, 3.0
-"""GELU is nearly linear from about 1.5 on: the units that carry codes lie around `LINEAR_FROM`. On the
-tiles it is set by, a code is at most `SWING` long there."""
+"""GELU is nearly linear from about 1.5 on: the units that carry codes lie around `LINEAR_FROM`. On the tiles of
+`_lengths` a code is at most `SWING` long there."""
 
 
 class Access(NamedTuple):

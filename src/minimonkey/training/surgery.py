@@ -6,7 +6,7 @@ What was learnt mostly survives; the first few hundred steps mend the rest.
 from __future__ import annotations
 
 import copy
-import re
+import math
 from typing import Any
 
 import torch
@@ -48,12 +48,28 @@ def change_rope(text_config: Any, changes: dict[str, Any]) -> None:
     kinds = ("default", *ROPE_INIT_FUNCTIONS)
     if (kind := changes.get("rope_type", "default")) not in kinds:
         raise UsageError(unknown("rope: unknown rope_type", kind, kinds))
-    numbers = {key: float(value) for key, value in changes.items() if isinstance(value, str) and re.fullmatch(r"[\d.]+e\d+", value)}
-    text_config.rope_parameters = {**text_config.rope_parameters, **changes, **numbers}  # YAML takes 1e6 for a string
+    numbers = {key: _positive(key, value) for key, value in changes.items() if key != "rope_type"}
+    text_config.rope_parameters = {**text_config.rope_parameters, **changes, **numbers}
+    low, high = (text_config.rope_parameters.get(f"{name}_freq_factor") for name in ("low", "high"))
+    if low is not None and high is not None and low >= high:
+        raise UsageError(f"rope: low_freq_factor={low}: expected less than high_freq_factor={high}")
     try:
         text_config.validate_rope()
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"rope={changes}: {error.args[0]}") from error
+
+
+def _positive(key: str, value: Any) -> Any:
+    """A number, or each of a list; YAML takes 1e6 for a string. What isn't one or isn't positive would train on NaN."""
+    if isinstance(value, list):
+        return [_positive(key, each) for each in value]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"rope: {key}={value!r}: expected a positive number")
+    return number if isinstance(value, str) else value
 
 
 def insert_layer(model: MiniMonkeyForConditionalGeneration, index: int) -> None:
