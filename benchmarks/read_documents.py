@@ -117,10 +117,8 @@ def same_tiles(spec: PyramidSpec, pyramid: Pyramid) -> PyramidSpec:
 
 def smallest_print(document: Document, question: Question, pyramid: Pyramid) -> float:
     """The x-height in the detail level of the smallest print that the answer is read from, or of all lines."""
-    asked = {source[0] for source in question.sources if source is not None} or range(len(document.lines))
     detail = pyramid.detail or next(pyramid.levels)
-    scale = (detail.content.bottom - detail.content.top) / document.picture.height
-    return scale * min((document.lines[line].x_height_px for line in asked), default=0.0)
+    return document.smallest_print(question) * (detail.content.bottom - detail.content.top) / document.picture.height
 
 
 def frozen(documents: Iterator[Document]) -> Iterator[Document]:

@@ -44,9 +44,9 @@ def askers(monkeypatch: pytest.MonkeyPatch) -> list[questions.Asker]:
     seen: list[questions.Asker] = []
 
     class Watched(questions.Asker):
-        def ask(self) -> list[questions.Question]:
+        def ask(self, most: int = questions.LONGEST) -> list[questions.Question]:
             seen.append(self)
-            return super().ask()
+            return super().ask(most)
 
     monkeypatch.setattr(document, "Asker", Watched)
     return seen

@@ -241,3 +241,18 @@ def test_wordings_hold_together() -> None:
     assert all(key in whole["fields"] for group in whole["near"] for key in group)
     for sort in (document.receipts, document.invoices, document.forms, document.letters, document.pages, document.screens):
         assert set(sort.PLAUSIBLE) <= set(whole["fields"])
+
+
+def test_as_many_questions_are_asked_as_wanted(make: Callable[..., document.Document]) -> None:
+    few, many = (make(4, "receipt", lines=(14, 16), size_px=(9, 12), most_questions=most).questions for most in (6, 60))
+    assert len(few) == 6 and len(many) > 14
+    assert len({question.text.casefold() for question in many}) == len(many)
+
+
+def test_the_smallest_print_of_an_answer(make: Callable[..., document.Document]) -> None:
+    for seed in range(6):
+        made = make(seed, "receipt", size_px=(9, 24))
+        heights = [line.x_height_px for line in made.lines]
+        for question in made.questions:
+            read = {source[0] for source in question.sources if source}
+            assert made.smallest_print(question) == min(heights[line] for line in (read or range(len(heights))))

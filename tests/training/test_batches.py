@@ -1,11 +1,14 @@
 """Batches are functions of their number; answers, labels and places to look at belong together."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from minimonkey.data.synthetic.questions import WEIGHTS
 from minimonkey.errors import UsageError
+from minimonkey.pyramid import Size
 from minimonkey.training import batches
 from minimonkey.training.batches import Batches, named
 from minimonkey.training.config import Ingredient
@@ -132,7 +135,7 @@ def test_a_recipe_may_leave_out_kinds_of_questions(recipe, pillow_text, small):
     assert "unanswerable" not in asked("unanswerable", "line") and "<box>" in asked("unanswerable", "line")
     with pytest.raises(UsageError, match="leave_out: unknown kind of question 'were'; the nearest is 'where'"):
         asked("were")
-    with pytest.raises(UsageError, match=r"leave_out=.*: no receipt in 100 is that small and has questions"):
+    with pytest.raises(UsageError, match=r"leave_out=.*: no receipt in 100 is that small and has legible answers"):
         asked(*WEIGHTS)
 
 
@@ -188,3 +191,42 @@ def test_a_question_names_what_stands_on_the_page_once(question, quoted):
     places = named(question, page)
     assert len(places) == len(question)
     assert "".join(page[place] for place in places if place >= 0) == quoted
+
+
+def test_more_is_asked_and_long_answers_are_cut(recipe, pillow_text, small):
+    """A cut answer's characters are learnt, but not that it ends there; a short one is learnt as ever."""
+
+    def answers(**settings: object) -> list[str]:
+        receipts = (Ingredient("receipt", lines=(12, 14), size_px=(9, 9), leave_out=("where", "unanswerable"), **settings),)
+        batch = Batches(recipe(mixture=receipts, tiles_per_batch=1), small, 7)[0]
+        assert len(batch["firsts"]) == 1
+        starts = [*batch["firsts"][0].nonzero()[:, 0].tolist(), len(batch["labels"][0])]
+        labels = [batch["labels"][0][start:stop] for start, stop in pairwise(starts)]
+        return [small.tokenizer.decode(each[each != IGNORE]).replace("<|im_end|>", "|").rstrip() for each in labels]
+
+    whole = answers(max_questions=40)
+    assert len(whole) > 14 and all(answer.endswith("|") for answer in whole) and max(map(len, whole)) > 12
+    cut = answers(max_questions=40, answer_characters=7)
+    assert cut == [answer if len(answer) <= 8 else answer[:7].rstrip() for answer in whole]
+    assert len(answers(max_questions=14)) <= 14
+
+
+def test_budgets_are_drawn_for_each_picture_and_nothing_too_small_is_asked(recipe, pillow_text, small, monkeypatch):
+    seen, chosen = [], batches._asked
+    monkeypatch.setattr(batches, "_asked", lambda *given: seen.append((given, chosen(*given))) or seen[-1][1])
+    monkeypatch.setattr(batches, "LEGIBLE_PX", 1.0)  # tiles are 28 px here
+    pages = (Ingredient("page", lines=(12, 20), size_px=(9, 12), budgets=(1, 12)),)
+    training = Batches(recipe(mixture=pages, tiles_per_batch=1), small, 7)
+    for number in range(6):
+        training[number]
+    most = {spec.detail[1] for (_, _, spec), _ in seen}
+    assert len(most) > 2 and most <= set(range(1, 13))
+    dropped = 0
+    for (document, _, spec), asked in seen:
+        detail = spec.plan(Size(document.picture.height, document.picture.width)).levels
+        content = next(detail).content
+        for question in document.questions:
+            x_height_px = document.smallest_print(question) * (content.bottom - content.top) / document.picture.height
+            assert (question in asked) == (x_height_px >= batches.LEGIBLE_PX)
+            dropped += question not in asked
+    assert 0 < dropped < sum(len(document.questions) for (document, _, _), _ in seen)

@@ -146,8 +146,9 @@ def test_first_characters_count_more(recipe, small, tiny_model):
 def test_what_ends_an_answer_may_count_more(recipe, small, tiny_model):
     losses = Losses(tiny_model("qwen2"), small, recipe(first_weight=8.0, end_weight=4.0))
     end = small.encode_answer("")[0]
-    labels = torch.tensor([[IGNORE, 40, 41, end, IGNORE, end]])
-    assert losses._weights(labels, torch.arange(6)[None] == 1).tolist() == [[0, 8, 1, 4, 0, 4]]
+    (newline,) = small.tokenizer("\n", add_special_tokens=False)["input_ids"]
+    labels = torch.tensor([[IGNORE, 40, 41, newline, 42, end, IGNORE, end]])
+    assert losses._weights(labels, torch.arange(8)[None] == 1).tolist() == [[0, 8, 1, 4, 1, 4, 0, 4]], "ends of lines, too"
 
 
 def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):

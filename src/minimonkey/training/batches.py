@@ -19,16 +19,19 @@ from minimonkey.data.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.data.synthetic.document import Document, make_document
 from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
 from minimonkey.data.synthetic.lines import make_sample
-from minimonkey.data.synthetic.questions import WEIGHTS, Question
+from minimonkey.data.synthetic.questions import LONGEST, WEIGHTS, Question
 from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.training.config import Ingredient, TrainConfig
 from minimonkey.training.labels import IGNORE, character_labels, character_tokens, line_starts, point_labels
 from minimonkey.training.rows import Row, Turn, make_row
 
 FORGOTTEN = 0.6
 """Share of the image tokens that aren't asked where their line begins, nor where they are: there are many, each some work."""
+LEGIBLE_PX = 4.0
+"""x-height below which nothing is asked of pictures with random budgets."""
 FINDERS = 3
 """How many last characters of a question that quotes nothing of the page are to find where its answer is."""
 QUESTIONS = (
@@ -55,10 +58,11 @@ class Drawn(NamedTuple):
     """int32 [image tokens]: in which token the line begins that stands in this one, -1 for none"""
 
 
-def turn_about(document: Document, question: Question, places: np.ndarray) -> Turn:
+def turn_about(document: Document, question: Question, places: np.ndarray, most: int | None = None) -> Turn:
     """A question about a document, and where its answer is read; `places` are those of the document's text.
 
-    What quotes nothing ("How much is it?") has its last characters find where the line of the answer begins.
+    What quotes nothing ("How much is it?") has its last characters find where the line of the answer begins. Of an answer of more
+    than `most` characters only those are kept.
     """
     starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
     read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
@@ -67,7 +71,14 @@ def turn_about(document: Document, question: Question, places: np.ndarray) -> Tu
     if max(quoted, default=-1) < 0 and first is not None:
         quoted[-FINDERS:] = [starts[first[0]]] * min(FINDERS, len(quoted))
     padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
-    return Turn(question.text, question.answer, padded[read].reshape(-1, 3), padded[quoted])
+    whole = most is None or len(question.answer) <= most or question.kind == "where"
+    return Turn(
+        question.text,
+        question.answer if whole else question.answer[:most],
+        padded[read if whole else read[:most]].reshape(-1, 3),
+        padded[quoted],
+        whole,
+    )
 
 
 def named(question: str, page: str) -> list[int]:
@@ -86,6 +97,20 @@ def named(question: str, page: str) -> list[int]:
             places[start : start + len(quoted)] = range(at, at + len(quoted))
             break
     return places
+
+
+def _asked(document: Document, ingredient: Ingredient, spec: PyramidSpec) -> list[Question]:
+    """What an ingredient asks of a document that is cut so. Raises UsageError for a kind of question that there isn't."""
+    for kind in ingredient.leave_out:
+        if kind not in WEIGHTS:
+            raise UsageError(unknown("leave_out: unknown kind of question", kind, WEIGHTS))
+    asked = [question for question in document.questions if question.kind not in ingredient.leave_out]
+    if ingredient.budgets is None:
+        return asked
+    pyramid = spec.plan(Size(document.picture.height, document.picture.width))
+    finest = pyramid.detail or next(pyramid.levels)
+    scale = (finest.content.bottom - finest.content.top) / document.picture.height
+    return [question for question in asked if document.smallest_print(question) * scale >= LEGIBLE_PX]
 
 
 @dataclass(frozen=True)
@@ -127,13 +152,16 @@ class Batches(torch.utils.data.Dataset):
             sample = self._draw(ingredient, rng)
             if sample.turns and (ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles):
                 return sample
-        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}"
+        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}, budgets={ingredient.budgets}"
         raise UsageError(
-            f"{wrong}: no {ingredient.kind} in 100 is that small and has questions; raise it, lower size_px, leave out less"
+            f"{wrong}: no {ingredient.kind} in 100 is that small and has legible answers; raise one of them, leave out less"
         )
 
     def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
+        if ingredient.budgets is not None:
+            most = int(rng.integers(ingredient.budgets[0], ingredient.budgets[1] + 1))
+            spec = dataclasses.replace(spec, detail=(min(spec.detail[0], most), most))
         seed = int(rng.integers(1 << 62))
         settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
         if ingredient.kind == "tile":
@@ -147,17 +175,15 @@ class Batches(torch.utils.data.Dataset):
                 known = (*LINE_KINDS, "document", *DOCUMENT_KINDS)
                 raise UsageError(unknown("unknown kind of sample", ingredient.kind, known))
             kind = None if ingredient.kind == "document" else ingredient.kind
-            sample = make_document(seed, kind, lines=ingredient.lines, **settings)
+            most_questions = max(LONGEST, ingredient.max_questions)
+            sample = make_document(seed, kind, lines=ingredient.lines, most_questions=most_questions, **settings)
         labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
         places = character_tokens(sample, spec, self.patch_px)
         turns = [Turn(QUESTIONS[rng.integers(len(QUESTIONS))], sample.text, places)]
         if isinstance(sample, Document):
-            for kind in ingredient.leave_out:
-                if kind not in WEIGHTS:
-                    raise UsageError(unknown("leave_out: unknown kind of question", kind, WEIGHTS))
-            asked = [question for question in sample.questions if question.kind not in ingredient.leave_out]
+            asked = _asked(sample, ingredient, spec)
             order = rng.permutation(len(asked))[: ingredient.max_questions]
-            turns = [turn_about(sample, asked[index], places) for index in order]
+            turns = [turn_about(sample, asked[index], places, ingredient.answer_characters) for index in order]
         tiles = tiles_uint8(sample.picture, spec)
         starts = line_starts(sample.text, places, len(tiles) * self.processor.image_seq_length)
         starts[rng.random(len(starts)) < FORGOTTEN] = -1

@@ -26,6 +26,8 @@ class Turn(NamedTuple):
     """int32 [C, 3]: the image tokens, counted from the picture's first, that hold each character of the answer; -1 for none"""
     named: np.ndarray | None = None
     """int32 [Q, 3]: the same for each of the question's Q characters, where it names something that is printed; None for nothing"""
+    whole: bool = True
+    """Whether the answer ends where it ends here; otherwise that isn't learnt."""
 
 
 class Row(NamedTuple):
@@ -74,7 +76,8 @@ def make_row(
         ids = answer[np.where(written < 0, rng.integers(max(1, characters), size=len(written)), written)]
         places = np.append(read, np.full((len(answer) - characters, 3), -1), axis=0)
         places = np.where(places < 0, -1, places + image)
-        labels = np.append(np.full(len(prompt), IGNORE), np.where(asked < 0, IGNORE, answer[asked]))
+        unlearnt = (asked < 0) | ((asked >= characters) & (not turn.whole))
+        labels = np.append(np.full(len(prompt), IGNORE), np.where(unlearnt, IGNORE, answer[asked]))
         before = len(prompt) - 1  # the position whose next token is the first character
         looks = np.concatenate((np.full((before, 3), -1), np.where(asked[:, None] < 0, -1, places[asked]), np.full((1, 3), -1)))
         named = _named(processor, turn, prompt, image)

@@ -26,8 +26,9 @@ from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.batches import Batches
 from minimonkey.training.character_tokenizer import character_tokenizer
-from minimonkey.training.config import TrainConfig, load_recipe
+from minimonkey.training.config import TrainConfig
 from minimonkey.training.losses import Losses, normalise
+from minimonkey.training.recipe import load_recipe
 from minimonkey.training.surgery import change_rope, operate
 
 RUNS = Path("runs")

@@ -225,7 +225,12 @@ class Author:
         return "-" + text if cents < 0 else text
 
     def prose(self, length: int) -> str:
-        """Sentences of about `length` characters: words and punctuation, figures now and then, but no names of fields."""
+        """Sentences of about `length` characters: words and punctuation, figures now and then, but no names of fields.
+
+        Where somebody's text is at hand, half of them are of that, which may well speak of a date.
+        """
+        if self.words.texts and self.dice.chance(0.5):
+            return " ".join(self._writer.words.excerpt(self.dice.rng, length))
         dice, parts, count = self.dice, [], 0
         left = dice.between(5, 16)
         begins = True

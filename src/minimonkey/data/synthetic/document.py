@@ -20,7 +20,7 @@ from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts
 from minimonkey.data.synthetic.layout import Layout
 from minimonkey.data.synthetic.lines import Line
-from minimonkey.data.synthetic.questions import Asker, Question
+from minimonkey.data.synthetic.questions import LONGEST, Asker, Question
 from minimonkey.data.synthetic.sheet import Sheet
 from minimonkey.data.synthetic.style import make_style
 from minimonkey.data.synthetic.typefaces import Split, Typeface, installed
@@ -74,6 +74,11 @@ class Document:
     def text(self) -> str:
         return "\n".join(line.text for line in self.lines)
 
+    def smallest_print(self, question: Question) -> float:
+        """The x-height, in pixels of the picture, of the smallest print that the answer is read from, or of all lines."""
+        asked = {source[0] for source in question.sources if source is not None} or range(len(self.lines))
+        return min((self.lines[line].x_height_px for line in asked), default=0.0)
+
 
 def make_document(
     seed: int,
@@ -84,6 +89,7 @@ def make_document(
     lines: tuple[int, int] | None = None,
     max_side_px: int = 1800,
     uniform: bool = False,
+    most_questions: int = LONGEST,
     typefaces: Sequence[Typeface] | None = None,
     words: Vocabulary | None = None,
 ) -> Document:
@@ -95,6 +101,7 @@ def make_document(
             `uniform`, among those that let the document fit.
         lines: fewest and most printed lines, about; the kind's usual number by default.
         max_side_px: the longer side at most. Print becomes smaller, then text less, until a document fits.
+        most_questions: 6 or more; there may be less to ask.
         typefaces, words: default to all installed ones of the split.
 
     Raises:
@@ -120,7 +127,7 @@ def make_document(
         if max(size) <= max_side_px:
             break
         px, count = max(size_px[0], 0.88 * px), max(3, count - (px <= 1.1 * size_px[0]) * max(1, count // 8))
-    return _finish(dice, page, angle)
+    return _finish(dice, page, angle, most_questions)
 
 
 def _check(kind: str | None, size_px: tuple[float, float], lines: tuple[int, int] | None, max_side_px: int) -> None:
@@ -159,7 +166,7 @@ def _write(
     return page
 
 
-def _finish(dice: Dice, page: Layout, angle: float) -> Document:
+def _finish(dice: Dice, page: Layout, angle: float, most_questions: int) -> Document:
     """Paint, lay, wear; then read the lines and ask."""
     sheet, style, kind = page.sheet, page.style, page.facts.kind
     place, size = sheet.placed(angle)
@@ -167,4 +174,4 @@ def _finish(dice: Dice, page: Layout, angle: float) -> Document:
     desk = style.paper if dice.chance(0.5) else (shade, dice.between(shade // 2, shade), dice.between(shade // 3, shade))
     picture = worn(dice, laid(sheet.paint(style.paper), place, size, desk), style.body.px, SORTS[kind].clean)
     asker = Asker(dice, page.author, sheet, page.facts, lambda passage: sheet.box(passage, place), size)
-    return Document(picture, sheet.lines(place), kind, asker.ask())
+    return Document(picture, sheet.lines(place), kind, asker.ask(most_questions))

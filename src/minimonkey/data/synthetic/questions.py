@@ -70,9 +70,9 @@ class Asker:
             "everything": self.everything,
         }
 
-    def ask(self) -> list[Question]:
-        """6 to 14 questions (fewer where there is little to ask), of many kinds, in random order."""
-        wanted = self.dice.between(SHORTEST, LONGEST)
+    def ask(self, most: int = LONGEST) -> list[Question]:
+        """From 6 to `most` questions (fewer where there is little to ask), of many kinds, in random order."""
+        wanted = self.dice.between(SHORTEST, most)
         asked: dict[str, Question] = {}
         known: set[tuple[str, str]] = set()
         plan: list[QuestionKind] = ["line", "region", "where", "unanswerable", "field"]

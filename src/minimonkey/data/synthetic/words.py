@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from minimonkey.data.synthetic.documentation import sentences
 from minimonkey.data.synthetic.typefaces import Split
 from minimonkey.errors import DataError
 
@@ -39,6 +41,8 @@ COMMON = (
     "o os uma com para het een van niet en do no"
 ).split()
 """Words of which text is mostly made; the lists alone would make each as rare as any other."""
+WRITTEN = 0.35
+"""Share of the running text that somebody wrote, where there are such texts."""
 FOLDED = frozenset(word.casefold() for word in COMMON)
 
 
@@ -57,10 +61,27 @@ class Vocabulary:
     lists: tuple[bytes, ...]
     shares: tuple[float, ...]
     split: Split
+    texts: tuple[tuple[str, ...], ...] = ()
+    """Sentences that somebody wrote, one text after the other; none for what is held out, which was drawn before there were any."""
 
     def only(self, index: int) -> Vocabulary:
-        """One list alone, counted as DICTIONARIES are; all of them if there is no such list."""
-        return Vocabulary((self.lists[index],), (1.0,), self.split) if len(self.lists) == len(DICTIONARIES) else self
+        """One list and its text alone, counted as DICTIONARIES are; all of them if there is no such list."""
+        if len(self.lists) != len(DICTIONARIES):
+            return self
+        return Vocabulary((self.lists[index],), (1.0,), self.split, tuple(text for text in self.texts[index : index + 1] if text))
+
+    def excerpt(self, rng: np.random.Generator, length: int) -> list[str]:
+        """Whole sentences of a text, of `length` characters or more together; words that are held out are exchanged for others."""
+        texts = [text for text in self.texts if text]
+        text = texts[int(rng.random() * len(texts))]
+        first = last = int(rng.random() * len(text))
+        while last < len(text) and sum(map(len, text[first:last])) < length:
+            last += 1
+
+        def allowed(word: re.Match[str]) -> str:
+            return self.draw(rng).lower() if is_held_out(word.group()) else word.group()
+
+        return [re.sub(r"[^\W\d_]+", allowed, sentence) for sentence in text[first:last]]
 
     def draw(self, rng: np.random.Generator) -> str:
         """A word of the split. Lists stay bytes, and words are sorted out when drawn: nothing is hashed or decoded in advance."""
@@ -79,10 +100,10 @@ class Vocabulary:
 
 @lru_cache(maxsize=2)
 def vocabulary(split: Split, folder: str = "/usr/share/dict") -> Vocabulary:
-    """The installed word lists.
+    """The installed word lists, and for training what there is to read in their languages.
 
     Raises:
-        DataError: a list is missing; the message names the packages.
+        DataError: a list or a text is missing; the message names the packages.
     """
     paths = [Path(folder, name) for name in DICTIONARIES]
     if missing := [path.name for path in paths if not path.exists()]:
@@ -91,7 +112,8 @@ def vocabulary(split: Split, folder: str = "/usr/share/dict") -> Vocabulary:
             "apt-get install wamerican wbritish wfrench wngerman wspanish witalian wportuguese wdutch"
         )
     shares = np.cumsum(list(DICTIONARIES.values())) / sum(DICTIONARIES.values())
-    return Vocabulary(tuple(path.read_bytes() for path in paths), tuple(map(float, shares)), split)
+    texts = tuple(sentences(name, ALPHABET) for name in DICTIONARIES) if split == "train" else ()
+    return Vocabulary(tuple(path.read_bytes() for path in paths), tuple(map(float, shares)), split, texts)
 
 
 class Writer:
@@ -207,6 +229,10 @@ class Writer:
 
     def phrase(self, length: int) -> str:
         """About `length` characters: whole words, at least one."""
+        if self.words.texts and self.rng.random() < WRITTEN:
+            text = " ".join(self.words.excerpt(self.rng, 2 * length + 40))
+            start = 0 if self.rng.random() < 0.4 else text.find(" ", int(self.rng.random() * max(1, len(text) - length))) + 1
+            return self._cut(text[start:], length)
         style = self._one(("prose", "prose", "prose", "lower", "title", "upper", "mixed"))
         specials = (0.04, 0.12, 0.4, 0.9)[self._int(0, 3)]
         parts: list[str] = []
@@ -227,7 +253,11 @@ class Writer:
                 part = self._dress(word)
             parts.append(part)
             count += len(part) + 1
-        text = self.fit(" ".join(parts))
+        return self._cut(" ".join(parts), length)
+
+    def _cut(self, text: str, length: int) -> str:
+        """`text` in characters of the typeface, cut after the last word that makes it at most a fifth longer than `length`."""
+        text = self.fit(text)
         cut = max(text.rfind(" ", 0, math.ceil(length * 1.2)), text.find(" "))
         return text[:cut] if cut > 0 and len(text) > length * 1.2 else text
 

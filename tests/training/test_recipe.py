@@ -1,11 +1,14 @@
 """Recipes: what they may say, and the one line for what they may not."""
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from minimonkey.errors import UsageError
-from minimonkey.training.config import TrainConfig, load_recipe
+from minimonkey.training.config import TrainConfig
+from minimonkey.training.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"))
 SMALL = "name: a\nstage: read\nstart: runs/b\nsteps: 5\nmixture: [{kind: line}]\n"
@@ -27,8 +30,15 @@ def test_every_shipped_recipe_is_valid(path):
     assert config.name == path.stem and isinstance(config, TrainConfig)
 
 
-def test_there_are_recipes():
-    assert RECIPES
+def test_the_commands_of_the_card_follow_one_another():
+    """From an empty folder: the first begins anew, each other one where the one before it ended."""
+    card = (Path(__file__).parents[2] / "src" / "minimonkey" / "nano" / "README.md").read_text()
+    commands = [shlex.split(line, comments=True) for line in card.splitlines() if line.startswith("minimonkey train ")]
+    configs = [load_recipe(Path(__file__).parents[2] / command[2], command[3:]) for command in commands]
+    assert len(configs) >= 10 and configs[0].start is None
+    for before, config in pairwise(configs):
+        assert config.start == f"runs/{before.name}"
+    assert [config.publish for config in configs if config.publish] == ["src/minimonkey/nano"] == [configs[-1].publish]
 
 
 def test_overrides_reach_nested_keys(recipe):
@@ -59,6 +69,8 @@ def test_overrides_reach_nested_keys(recipe):
         (SMALL, ["mixture=[{kind: line, size_px: [0, 5]}]"], "size_px=(0.0, 5.0): expected two sizes in pixels, smaller first"),
         (SMALL, ["mixture=[{kind: line, size_px: [9, 5]}]"], "size_px=(9.0, 5.0): expected two sizes"),
         (SMALL, ["mixture=[{kind: page, max_questions: 0}]"], "max_questions=0: expected at least 1"),
+        (SMALL, ["mixture=[{kind: page, answer_characters: 0}]"], "answer_characters=0: expected at least 1"),
+        (SMALL, ["mixture=[{kind: page, budgets: [4, 2]}]"], "budgets=(4, 2): expected two counts from 1 on, smaller first"),
         (SMALL, ["mixture=[{kind: line, max_tiles: 0}]"], "max_tiles=0: expected at least 1"),
         (SMALL, ["mixture=[{kind: form, lines: [8, 5]}]"], "lines=(8, 5): expected two counts from 1 on, smaller first"),
         (SMALL, ["mixture=[{kind: form, lines: [0, 5]}]"], "lines=(0, 5): expected two counts"),
