@@ -18,7 +18,7 @@ import torch
 from minimonkey.data.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.data.synthetic.document import Document, make_document
 from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
-from minimonkey.data.synthetic.lines import make_sample
+from minimonkey.data.synthetic.lines import Sample, make_sample
 from minimonkey.data.synthetic.questions import LONGEST, WEIGHTS, Question
 from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
@@ -157,7 +157,8 @@ class Batches(torch.utils.data.Dataset):
             f"{wrong}: no {ingredient.kind} in 100 is that small and has legible answers; raise one of them, leave out less"
         )
 
-    def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
+    def _sample(self, ingredient: Ingredient, rng: np.random.Generator) -> tuple[Sample, PyramidSpec]:
+        """A picture with its text, and how it is cut. Raises UsageError for an unknown kind."""
         spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
         if ingredient.budgets is not None:
             most = int(rng.integers(ingredient.budgets[0], ingredient.budgets[1] + 1))
@@ -166,18 +167,20 @@ class Batches(torch.utils.data.Dataset):
         settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
         if ingredient.kind == "tile":
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
-            sample = make_sample(seed, "tile", **settings)
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)
-        elif ingredient.kind in LINE_KINDS:
-            sample = make_sample(seed, ingredient.kind, **settings)
-        else:
-            if ingredient.kind not in ("document", *DOCUMENT_KINDS):
-                known = (*LINE_KINDS, "document", *DOCUMENT_KINDS)
-                raise UsageError(unknown("unknown kind of sample", ingredient.kind, known))
-            kind = None if ingredient.kind == "document" else ingredient.kind
-            most_questions = max(LONGEST, ingredient.max_questions)
-            sample = make_document(seed, kind, lines=ingredient.lines, most_questions=most_questions, **settings)
-        labels = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
+            return make_sample(seed, "tile", **settings), spec
+        for kind in LINE_KINDS:
+            if ingredient.kind == kind:
+                return make_sample(seed, kind, **settings), spec
+        if ingredient.kind not in ("document", *DOCUMENT_KINDS):
+            raise UsageError(unknown("unknown kind of sample", ingredient.kind, (*LINE_KINDS, "document", *DOCUMENT_KINDS)))
+        kind_of_document = None if ingredient.kind == "document" else ingredient.kind
+        settings |= {"lines": ingredient.lines, "most_questions": max(LONGEST, ingredient.max_questions)}
+        return make_document(seed, kind_of_document, **settings), spec
+
+    def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
+        sample, spec = self._sample(ingredient, rng)
+        characters, points = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
         places = character_tokens(sample, spec, self.patch_px)
         turns = [Turn(QUESTIONS[rng.integers(len(QUESTIONS))], sample.text, places)]
         if isinstance(sample, Document):
@@ -187,7 +190,7 @@ class Batches(torch.utils.data.Dataset):
         tiles = tiles_uint8(sample.picture, spec)
         starts = line_starts(sample.text, places, len(tiles) * self.processor.image_seq_length)
         starts[rng.random(len(starts)) < FORGOTTEN] = -1
-        return Drawn(tiles, *labels, turns, starts)
+        return Drawn(tiles, characters, points, turns, starts)
 
     def _collate(self, drawn: list[Drawn], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         batch: dict[str, torch.Tensor] = {}

@@ -102,7 +102,10 @@ class Losses(nn.Module):
 
     def _read(self, batch: dict[str, torch.Tensor], encoded: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The losses of the text, in groups of about equally long rows."""
-        logits, labels, weights, firsts = [], [], [], []
+        logits: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
+        weights: list[torch.Tensor] = []
+        firsts: list[torch.Tensor] = []
         taught: list[Part] = []
         text = self.model.model.language_model
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):

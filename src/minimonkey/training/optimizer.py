@@ -62,7 +62,8 @@ class MuonWithAdamW:
     """The two optimizers behind the few methods a loop needs."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, steps: int) -> None:
-        muon, adamw = defaultdict(list), defaultdict(list)
+        muon: dict[float, list[nn.Parameter]] = defaultdict(list)
+        adamw: dict[float, list[nn.Parameter]] = defaultdict(list)
         self.names: dict[nn.Parameter, str] = {}
         names = []
         for name, parameter in named_parameters:

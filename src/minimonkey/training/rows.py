@@ -83,7 +83,7 @@ def make_row(
         named = _named(processor, turn, prompt, image)
         stands = np.concatenate((named, looks[before:-1]))
         recalls = np.full_like(stands, -1)
-        if naming := (named >= 0).any(-1).nonzero()[0][-3:].tolist():
+        if naming := np.flatnonzero((named >= 0).any(-1))[-3:].tolist():
             recalls[before : before + min(RECALLED, characters), : len(naming)] = naming
             recalls = np.where(recalls < 0, -1, recalls + sum(len(part.input_ids) for part in parts))
         firsts = np.arange(len(labels)) == len(prompt)

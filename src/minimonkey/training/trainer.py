@@ -93,7 +93,7 @@ class Trainer:
             yield from batches
         finally:  # a traceback would keep them, and they don't listen to the signal that ends children
             if self.config.workers:
-                batches._shutdown_workers()  # type: ignore[attr-defined]
+                batches._shutdown_workers()
 
     def _steps(self, loader: Iterator[dict[str, torch.Tensor]]) -> None:
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, unit="step", smoothing=0.05)

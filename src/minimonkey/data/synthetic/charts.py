@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+
+from PIL import ImageDraw
 
 from minimonkey.data.synthetic.facts import Entry
 from minimonkey.data.synthetic.layout import Cell, Layout
@@ -115,7 +118,8 @@ def _upright(page: Layout, series: Series, height: float) -> None:
         radius = max(2.0, page.px / 5)
         sheet.draw(lambda draw: draw.line(points, colours[0], max(2, round(page.px / 8)), joint="curve"))
         for x, y in points:
-            sheet.draw(lambda draw, x=x, y=y: draw.ellipse((x - radius, y - radius, x + radius, y + radius), colours[0]))
+            dot = (x - radius, y - radius, x + radius, y + radius)
+            sheet.draw(partial(ImageDraw.ImageDraw.ellipse, xy=dot, fill=colours[0]))
     else:
         for x, y, colour in zip(middles, tops, colours, strict=True):
             sheet.fill((x - share * span / 2, y, x + share * span / 2, bottom), colour)
@@ -177,9 +181,10 @@ def _pie(page: Layout, series: Series) -> None:
     x, y = page.left if beside else page.left + 0.15 * page.width, page.y
     turn = dice.uniform(0, 360)
     for value, colour in zip(series.values, colours, strict=True):
-        ends = (turn, turn + 3.6 * value)
-        sheet.draw(lambda draw, ends=ends, colour=colour: draw.pieslice((x, y, x + side, y + side), *ends, colour, style.paper))
-        turn = ends[1]
+        whole = (x, y, x + side, y + side)
+        part = partial(ImageDraw.ImageDraw.pieslice, xy=whole, start=turn, end=turn + 3.6 * value, fill=colour, outline=style.paper)
+        sheet.draw(part)
+        turn += 3.6 * value
     if dice.chance(0.25):
         hole = (x + 0.28 * side, y + 0.28 * side, x + 0.72 * side, y + 0.72 * side)
         sheet.draw(lambda draw: draw.ellipse(hole, style.paper))

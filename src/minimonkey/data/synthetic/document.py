@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from minimonkey.data.synthetic import charts, forms, invoices, letters, pages, receipts, screens, signs, tables
 from minimonkey.data.synthetic.content import LANGUAGES, Author
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts
 from minimonkey.data.synthetic.layout import Layout
-from minimonkey.data.synthetic.lines import Line
+from minimonkey.data.synthetic.lines import Sample
 from minimonkey.data.synthetic.questions import LONGEST, Asker, Question
 from minimonkey.data.synthetic.sheet import Sheet
 from minimonkey.data.synthetic.style import make_style
@@ -62,17 +61,11 @@ SHORTEST_PX = 300
 
 
 @dataclass(frozen=True)
-class Document:
+class Document(Sample):
     """An RGB picture, its lines in reading order, and questions about it."""
 
-    picture: Image.Image
-    lines: list[Line]
     kind: str
     questions: list[Question]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.text for line in self.lines)
 
     def smallest_print(self, question: Question) -> float:
         """The x-height, in pixels of the picture, of the smallest print that the answer is read from, or of all lines."""

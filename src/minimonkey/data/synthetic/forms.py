@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+
+from PIL import ImageDraw
 
 from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.layout import Cell, Layout
@@ -194,7 +197,8 @@ def tick_box(page: Layout, x: float, y: float, side: float, ticked: bool) -> Non
             (x + 0.2 * side, y + 0.2 * side, x + 0.8 * side, y + 0.8 * side),
             (x + 0.8 * side, y + 0.2 * side, x + 0.2 * side, y + 0.8 * side),
         )
-        page.sheet.draw(lambda draw: [draw.line(end, ink, wide + 1) for end in ends])
+        for end in ends:
+            page.sheet.draw(partial(ImageDraw.ImageDraw.line, xy=end, fill=ink, width=wide + 1))
     else:
         path = [(x + 0.15 * side, y + 0.5 * side), (x + 0.4 * side, y + 0.85 * side), (x + 1.05 * side, y - 0.1 * side)]
         page.sheet.draw(lambda draw: draw.line(path, ink, wide + 1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+
+from PIL import ImageDraw
 
 from minimonkey.data.synthetic.facts import Entry
 from minimonkey.data.synthetic.forms import tick_box
@@ -66,10 +69,11 @@ def _title_bar(page: Layout, left: float, right: float) -> None:
         box = (x - side, middle - side, x + side, middle + side)
         if round_marks:
             colour = ((230, 90, 80), (235, 190, 70), (90, 190, 90))[index]
-            sheet.draw(lambda draw, box=box, colour=colour: draw.ellipse(box, colour))
+            sheet.draw(partial(ImageDraw.ImageDraw.ellipse, xy=box, fill=colour))
         elif index == 0:
             ends = ((box[0], box[1], box[2], box[3]), (box[2], box[1], box[0], box[3]))
-            sheet.draw(lambda draw, ends=ends: [draw.line(end, ink, 2) for end in ends])
+            for end in ends:
+                sheet.draw(partial(ImageDraw.ImageDraw.line, xy=end, fill=ink, width=2))
         elif index == 1:
             sheet.fill(box, None, ink)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -140,7 +141,8 @@ class Sheet:
         dash = max(dash, 1.0) if dash else right - left
         starts = np.arange(left, max(left + 1, right - dash), 2 * max(dash, 1.5)).tolist()
         boxes = [(round(x), top, max(round(x), round(x + dash - 1)), bottom) for x in starts]
-        self.draw(lambda draw: [draw.rectangle(box, colour) for box in boxes])
+        for box in boxes:
+            self.draw(partial(ImageDraw.ImageDraw.rectangle, xy=box, fill=colour))
 
     def ink(self) -> Box:
         """The smallest box about all that is printed."""
@@ -186,7 +188,7 @@ class Sheet:
         left, top, right, bottom = self.ink()
         middle = np.array([self.width / 2, self.height / 2])
         offset = middle - Placement(angle, 0.0, 0.0, 1)(middle[None])[0]
-        turned = Placement(angle, *offset.tolist(), 1)(corners([(left, top, right, bottom)]))
+        turned = Placement(angle, float(offset[0]), float(offset[1]), 1)(corners([(left, top, right, bottom)]))
         low = np.minimum(0, np.floor(turned.min(axis=0) - margin))
         high = np.maximum((self.width, self.height), turned.max(axis=0) + margin)
         x, y = (offset - low).tolist()
