@@ -213,3 +213,5 @@ def test_wrong_settings_are_one_line(make: Make) -> None:
         make(0, lines=(0, 3))
     with pytest.raises(UsageError, match="max_side_px is 200: expected 300"):
         make(0, max_side_px=200)
+    with pytest.raises(UsageError, match="most_questions is 3: expected 6 or more"):
+        make(0, most_questions=3)

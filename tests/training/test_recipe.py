@@ -71,6 +71,7 @@ def test_overrides_reach_nested_keys(recipe):
         (SMALL, ["mixture=[{kind: page, max_questions: 0}]"], "max_questions=0: expected at least 1"),
         (SMALL, ["mixture=[{kind: page, answer_characters: 0}]"], "answer_characters=0: expected at least 1"),
         (SMALL, ["mixture=[{kind: page, budgets: [4, 2]}]"], "budgets=(4, 2): expected two counts from 1 on, smaller first"),
+        (SMALL, ["mixture=[{kind: page, budgets: [4, 5000]}]"], "budgets=(4, 5000): expected at most"),
         (SMALL, ["mixture=[{kind: line, max_tiles: 0}]"], "max_tiles=0: expected at least 1"),
         (SMALL, ["mixture=[{kind: form, lines: [8, 5]}]"], "lines=(8, 5): expected two counts from 1 on, smaller first"),
         (SMALL, ["mixture=[{kind: form, lines: [0, 5]}]"], "lines=(0, 5): expected two counts"),

@@ -71,7 +71,7 @@ def synthetic(
 ) -> None:
     """Draw samples and their texts, or documents and questions about them, on one sheet.
 
-    Needs the typefaces and word lists of Debian that training draws from; says which packages are missing.
+    Needs the typefaces, word lists and documentation of Debian that training draws from; says which packages are missing.
 
     \b
     Examples:

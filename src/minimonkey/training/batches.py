@@ -62,7 +62,7 @@ def turn_about(document: Document, question: Question, places: np.ndarray, most:
     """A question about a document, and where its answer is read; `places` are those of the document's text.
 
     What quotes nothing ("How much is it?") has its last characters find where the line of the answer begins. Of an answer of more
-    than `most` characters only those are kept.
+    than `most` characters that are read from the page only those are kept; nor is it learnt that one of just as many ends there.
     """
     starts = np.cumsum([0, *(len(line.text) + 1 for line in document.lines)])
     read = [-1 if source is None else starts[source[0]] + source[1] for source in question.sources]
@@ -71,14 +71,9 @@ def turn_about(document: Document, question: Question, places: np.ndarray, most:
     if max(quoted, default=-1) < 0 and first is not None:
         quoted[-FINDERS:] = [starts[first[0]]] * min(FINDERS, len(quoted))
     padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
-    whole = most is None or len(question.answer) <= most or question.kind == "where"
-    return Turn(
-        question.text,
-        question.answer if whole else question.answer[:most],
-        padded[read if whole else read[:most]].reshape(-1, 3),
-        padded[quoted],
-        whole,
-    )
+    whole = most is None or len(question.answer) < most or question.sources[0] is None
+    kept = slice(None if whole else most)
+    return Turn(question.text, question.answer[kept], padded[read[kept]].reshape(-1, 3), padded[quoted], whole)
 
 
 def named(question: str, page: str) -> list[int]:
@@ -152,10 +147,14 @@ class Batches(torch.utils.data.Dataset):
             sample = self._draw(ingredient, rng)
             if sample.turns and (ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles):
                 return sample
-        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}, budgets={ingredient.budgets}"
-        raise UsageError(
-            f"{wrong}: no {ingredient.kind} in 100 is that small and has legible answers; raise one of them, leave out less"
-        )
+        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}"
+        remedies = "raise max_tiles or lower size_px, leave out less"
+        if ingredient.budgets is not None:
+            wrong, remedies = (
+                f"{wrong}, budgets={list(ingredient.budgets)}",
+                f"{remedies}, or raise budgets for print to be legible",
+            )
+        raise UsageError(f"{wrong}: no {ingredient.kind} in 100 is that small and has questions; {remedies}")
 
     def _sample(self, ingredient: Ingredient, rng: np.random.Generator) -> tuple[Sample, PyramidSpec]:
         """A picture with its text, and how it is cut. Raises UsageError for an unknown kind."""

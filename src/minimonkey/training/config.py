@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimonkey.errors import UsageError
+from minimonkey.grid import MOST_TILES
 from minimonkey.pyramid import PyramidSpec
 
 
@@ -32,11 +33,11 @@ class Ingredient:
     max_questions: int = 8
     """For documents: how many questions are asked at most, one after the other; the picture is paid for once."""
     answer_characters: int | None = None
-    """For documents: of a longer answer only so many characters are learnt, and not where it ends. What is hard is to find where
-    an answer begins: a row of given length holds more of that."""
+    """For documents: of an answer that is read from the page only so many characters are learnt, and not where it ends if it is as
+    long. What is hard is to find where an answer begins: a row of given length holds more of that."""
     budgets: tuple[int, int] | None = None
-    """Each picture gets a budget of its own from this range: the most tiles of its detail level. Questions about print whose
-    x-height becomes less than 4 px there aren't asked."""
+    """For documents: each picture gets a budget of its own from this range: the most tiles of its detail level. Questions about
+    print whose x-height becomes less than 4 px there aren't asked."""
     leave_out: tuple[str, ...] = ()
     """For documents: kinds of questions that aren't asked, e.g. [where]."""
     encoder_rests: bool = False
@@ -53,6 +54,7 @@ class Ingredient:
         for key in ("lines", "budgets"):
             pair = getattr(self, key)
             _require(self, key, pair is None or 1 <= pair[0] <= pair[1], "two counts from 1 on, smaller first")
+        _require(self, "budgets", self.budgets is None or self.budgets[1] <= MOST_TILES, f"at most {MOST_TILES} tiles")
         _require(self, "zoom", 0.1 <= self.zoom[0] <= self.zoom[1] <= 10, "two factors, smaller first, from 0.1 to 10")
         PyramidSpec.from_dict(self.pyramid)
 
@@ -138,7 +140,7 @@ class TrainConfig:
     to find the place that a question asks for is that one character's task."""
     end_weight: float = 1.0
     """Stage "read": how much the token counts that ends an answer, or a line of it: "read the line" and "read the paragraph" differ
-    in nothing else. (Line breaks have counted so since nano-11; answers of several lines ended too early without.)"""
+    in nothing else. (Line breaks have counted so since nano-11.)"""
     mistakes: float = 0.0
     """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
     average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""

@@ -25,6 +25,8 @@ WORD_LISTS = {
     "pt": "portuguese",
 }
 MEASURES = ("250g", "500 g", "1 kg", "0.5 l", "330ml", "2 pack", "6 pcs", "XL", "small", "75cl", "no. 7")
+WRITTEN_FROM = 60
+"""Characters that a text should have for it to be of somebody's sentences, which are long."""
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprstvz"
 
 
@@ -227,9 +229,9 @@ class Author:
     def prose(self, length: int) -> str:
         """Sentences of about `length` characters: words and punctuation, figures now and then, but no names of fields.
 
-        Where somebody's text is at hand, half of them are of that, which may well speak of a date.
+        Of longer ones half are somebody's, where such a text is at hand: whole sentences, which may well speak of a date.
         """
-        if self.words.texts and self.dice.chance(0.5):
+        if length >= WRITTEN_FROM and self._writer.words.reads and self.dice.chance(0.5):
             return " ".join(self._writer.words.excerpt(self.dice.rng, length))
         dice, parts, count = self.dice, [], 0
         left = dice.between(5, 16)

@@ -19,7 +19,7 @@ from minimonkey.data.synthetic.dice import Dice
 from minimonkey.data.synthetic.facts import Facts
 from minimonkey.data.synthetic.layout import Layout
 from minimonkey.data.synthetic.lines import Sample
-from minimonkey.data.synthetic.questions import LONGEST, Asker, Question
+from minimonkey.data.synthetic.questions import LONGEST, SHORTEST, Asker, Question
 from minimonkey.data.synthetic.sheet import Sheet
 from minimonkey.data.synthetic.style import make_style
 from minimonkey.data.synthetic.typefaces import Split, Typeface, installed
@@ -86,7 +86,7 @@ def make_document(
     typefaces: Sequence[Typeface] | None = None,
     words: Vocabulary | None = None,
 ) -> Document:
-    """A document of random layout, the same for the same arguments everywhere (given the same fonts, word lists and Pillow).
+    """A document of random layout, the same for the same arguments (given the same fonts, word lists, documentation and Pillow).
 
     Args:
         kind: one of KINDS, or None for a random one.
@@ -99,9 +99,9 @@ def make_document(
 
     Raises:
         UsageError: an unknown kind, or a wrong range.
-        DataError: fonts or word lists are not installed.
+        DataError: fonts, word lists or documentation are not installed.
     """
-    _check(kind, size_px, lines, max_side_px)
+    _check(kind, size_px, lines, max_side_px, most_questions)
     dice = Dice(np.random.default_rng([seed, zlib.crc32(f"document {kind} {split}".encode())]))
     kind = kind or dice.weighted({name: sort.weight for name, sort in SORTS.items()})
     typefaces = list(installed(split) if typefaces is None else typefaces)
@@ -123,12 +123,16 @@ def make_document(
     return _finish(dice, page, angle, most_questions)
 
 
-def _check(kind: str | None, size_px: tuple[float, float], lines: tuple[int, int] | None, max_side_px: int) -> None:
+def _check(
+    kind: str | None, size_px: tuple[float, float], lines: tuple[int, int] | None, max_side_px: int, most_questions: int
+) -> None:
     """Raise UsageError for settings that no document can be made of."""
     if kind is not None and kind not in SORTS:
         raise UsageError(unknown("unknown kind of document", kind, KINDS))
     if not 4 <= size_px[0] <= size_px[1]:
         raise UsageError(f"size_px is {size_px}: expected (smallest, largest) with 4 <= smallest <= largest")
+    if most_questions < SHORTEST:
+        raise UsageError(f"most_questions is {most_questions}: expected {SHORTEST} or more")
     if lines is not None and not 1 <= lines[0] <= lines[1]:
         raise UsageError(f"lines is {lines}: expected (fewest, most) with 1 <= fewest <= most")
     if max_side_px < SHORTEST_PX:

@@ -1,13 +1,14 @@
 """Sentences of Debian's own documentation: running text that somebody wrote, beside random words. For training alone.
 
-The Debian Reference in six languages and the Debian FAQ in Dutch (both GPL-2+), from Debian's packages, as plain text. None of the
-documents in benchmarks/held_out/real.zip is among them.
+The Debian Reference in six languages (GPL-2+) and the Debian FAQ in Dutch (copies, changed or not, under the same notice), from
+Debian's packages, as plain text. None of the documents in benchmarks/held_out/real.zip is among them.
 """
 
 from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,16 +44,21 @@ def sentences(word_list: str, known: str, folder: str = "/usr/share") -> tuple[s
     path = Path(folder, BOOKS[word_list])
     try:
         text = gzip.decompress(path.read_bytes()).decode("utf-8")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"documentation {path} can't be read ({error}); install it: apt-get install {PACKAGES}") from error
     found: list[str] = []
     for block in re.split(r"\n\s*\n", text):
         block = re.sub(r"^\s*(?:[*•-]|\d+\.)\s+", "", " ".join(block.split()))
         found += re.split(r"(?<=[.!?])\s+(?=[A-ZÀ-ÖØ-Þ¿¡«“\"(])", block)
-    return tuple(sentence for sentence in found if _is_prose(sentence, known))
+    kept = tuple(sentence for sentence in found if _is_prose(sentence, known))
+    if not kept:
+        raise DataError(f"documentation {path} has no sentence to read; install it anew: apt-get install --reinstall {PACKAGES}")
+    return kept
 
 
 def _is_prose(sentence: str, known: str) -> bool:
     if not (SHORTEST <= len(sentence) <= LONGEST and sentence[-1] in ".!?" and set(known).issuperset(sentence)):
+        return False
+    if re.search(r"\s\d+(\.\d+)*\.$", sentence):  # two entries of a table of contents
         return False
     return sum(character.isalpha() or character in " ,." for character in sentence) >= PLAIN * len(sentence)

@@ -192,7 +192,7 @@ def make_sample(
     typefaces: Sequence[Typeface] | None = None,
     words: Vocabulary | None = None,
 ) -> Sample:
-    """A picture of random text, the same for the same arguments everywhere (given the same fonts, word lists and Pillow).
+    """A picture of random text, the same for the same arguments (given the same fonts, word lists, documentation and Pillow).
 
     Args:
         kind: "line" is one line cropped with small margins (at most about 1,000 pixels wide), "long_line" one of 40-110 characters
@@ -203,7 +203,7 @@ def make_sample(
 
     Raises:
         UsageError: an unknown kind, or a wrong size range.
-        DataError: fonts or word lists are not installed.
+        DataError: fonts, word lists or documentation are not installed.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of sample {kind!r}: expected one of {', '.join(KINDS)}")

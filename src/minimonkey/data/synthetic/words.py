@@ -41,6 +41,8 @@ COMMON = (
     "o os uma com para het een van niet en do no"
 ).split()
 """Words of which text is mostly made; the lists alone would make each as rare as any other."""
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+"""A word, as the lists have them: "l'idea", "mother-in-law"."""
 WRITTEN = 0.35
 """Share of the running text that somebody wrote, where there are such texts."""
 FOLDED = frozenset(word.casefold() for word in COMMON)
@@ -70,18 +72,28 @@ class Vocabulary:
             return self
         return Vocabulary((self.lists[index],), (1.0,), self.split, tuple(text for text in self.texts[index : index + 1] if text))
 
+    @property
+    def reads(self) -> bool:
+        """Whether there is a text to read in."""
+        return any(self.texts)
+
     def excerpt(self, rng: np.random.Generator, length: int) -> list[str]:
-        """Whole sentences of a text, of `length` characters or more together; words that are held out are exchanged for others."""
-        texts = [text for text in self.texts if text]
-        text = texts[int(rng.random() * len(texts))]
+        """Whole sentences, of `length` characters or more together unless the text ends before.
+
+        A text is as frequent as the word lists of its language; words that are held out are exchanged for others.
+        """
+        share = rng.random() * self.shares[-1]
+        drawn = next((text for text, most in zip(self.texts, self.shares, strict=False) if share < most), ())
+        text = drawn or next(text for text in self.texts if text)  # British words go with American English
         first = last = int(rng.random() * len(text))
         while last < len(text) and sum(map(len, text[first:last])) < length:
             last += 1
 
-        def allowed(word: re.Match[str]) -> str:
-            return self.draw(rng).lower() if is_held_out(word.group()) else word.group()
+        def allowed(found: re.Match[str]) -> str:
+            word = found.group()
+            return self.draw(rng).lower() if any(map(is_held_out, (word, *re.split(r"\W", word)))) else word
 
-        return [re.sub(r"[^\W\d_]+", allowed, sentence) for sentence in text[first:last]]
+        return [re.sub(WORD, allowed, sentence) for sentence in text[first:last]]
 
     def draw(self, rng: np.random.Generator) -> str:
         """A word of the split. Lists stay bytes, and words are sorted out when drawn: nothing is hashed or decoded in advance."""
@@ -229,7 +241,7 @@ class Writer:
 
     def phrase(self, length: int) -> str:
         """About `length` characters: whole words, at least one."""
-        if self.words.texts and self.rng.random() < WRITTEN:
+        if self.words.reads and self.rng.random() < WRITTEN:
             text = " ".join(self.words.excerpt(self.rng, 2 * length + 40))
             start = 0 if self.rng.random() < 0.4 else text.find(" ", int(self.rng.random() * max(1, len(text) - length))) + 1
             return self._cut(text[start:], length)
