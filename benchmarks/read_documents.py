@@ -6,19 +6,21 @@ The documents are drawn anew (they need Debian's typefaces and word lists, as tr
 tests/golden/held_out_documents.json. Typefaces, words and one family of layouts of each kind are never in training. All questions
 of a document are asked of its open picture, greedy, each as a first turn. Only print whose x-height is 5 px or more in the detail
 level counts for the bars; smaller print is reported apart. Intervals resample documents, whose questions have much in common.
-`--plain` cuts by plain tiling with as many tiles as the pyramid had. Exits with 1 if the embedded model misses a bar.
+`--plain` cuts by plain tiling with as many tiles as the pyramid had. With `--json` readings are kept as they come; the same
+command goes on where it was interrupted, or with more documents. Exits with 1 if the embedded model misses a bar.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -141,8 +143,44 @@ def frozen(documents: Iterator[Document]) -> Iterator[Document]:
         yield seen.pop()
 
 
-def readings(vlm: minimonkey.VisionLanguageModel, documents: Iterator[Document], plain: bool) -> Iterator[Reading]:
+def reader_of(vlm: minimonkey.VisionLanguageModel, plain: bool) -> dict[str, Any]:
+    """What readings depend on: the weights, and how pictures are cut."""
+    weights = hashlib.sha256()
+    for name, values in sorted(vlm.model.state_dict().items()):
+        weights.update(name.encode() + values.float().cpu().numpy().tobytes())
+    return {"weights": weights.hexdigest(), "plain": plain, "pyramid": dataclasses.asdict(vlm.processor.image_processor.spec)}
+
+
+def kept(file: Path, reader: dict[str, Any]) -> list[list[Reading]]:
+    """The readings of each document that an earlier run has left in a file, which is begun if there is none.
+
+    A document that was cut off is taken out. Raises DataError for a file of another reader, and for any other one.
+    """
+    first, *lines = (file.read_text(encoding="utf-8") if file.exists() else "").splitlines(keepends=True) or [""]
+    documents: list[list[Reading]] = []
+    lines = [line for line in lines if line.endswith("\n")]
+    try:
+        same = not first or json.loads(first) == json.loads(json.dumps(reader))
+        for line in lines if same else ():
+            if not isinstance(content := json.loads(line), list):
+                raise TypeError("no list")
+            readings = [fields | {"size": Size(*fields["size"])} for fields in content]
+            documents.append([Reading(**fields | {"boxes": [Box(*box) for box in fields["boxes"]]}) for fields in readings])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file}: line {len(documents) + 2} isn't a document's readings; name another file in --json") from error
+    if not same:
+        raise DataError(f"{file}: the readings of other weights, or of another cut; name another file in --json")
+    file.write_text(json.dumps(reader) + "\n" + "".join(lines), encoding="utf-8")
+    return documents
+
+
+def readings(
+    vlm: minimonkey.VisionLanguageModel, documents: Iterator[Document], plain: bool, skip: int = 0
+) -> Iterator[list[Reading]]:
+    """All readings of one document after the other, without the first `skip`."""
     for number, document in enumerate(documents):
+        if number < skip:
+            continue
         spec = vlm.processor.image_processor.spec
         size = Size(document.picture.height, document.picture.width)
         pyramid = spec.plan(size)
@@ -153,12 +191,14 @@ def readings(vlm: minimonkey.VisionLanguageModel, documents: Iterator[Document],
                 asked = [question for question in document.questions if (question.kind in SEVERAL_LINES) == several]
                 texts = [question.text for question in asked]
                 answers |= dict(zip(texts, opened.ask_many(texts, max_new_tokens=longest) if asked else [], strict=True))
+        rows = []
         for question in document.questions:
             answer = answers[question.text]
             # The pyramid's detail level decides which print counts, whichever way the picture was cut.
             height = smallest_print(document, question, pyramid)
             said = (question.kind, question.text, question.answer, answer.text)
-            yield Reading(*said, document.kind, len(document.lines), height, size, answer.boxes, number)
+            rows.append(Reading(*said, document.kind, len(document.lines), height, size, answer.boxes, number))
+        yield rows
 
 
 def figure_of(bar: Bar, rows: list[Reading]) -> tuple[float, float, float]:
@@ -217,17 +257,23 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=600, help="only the first so many documents")
     parser.add_argument("--plain", action="store_true", help="plain tiling with as many tiles")
     parser.add_argument("--errors", type=int, default=0, help="print so many wrong answers")
-    parser.add_argument("--json", type=Path, help="write every reading to this file, one JSON object a line")
+    parser.add_argument(
+        "--json", type=Path, help="keep the readings in this file, a line of JSON for each document, and go on from there"
+    )
     options = parser.parse_args()
     vlm = minimonkey.load(options.model)
     started = time.perf_counter()
+    done = kept(options.json, reader_of(vlm, options.plain)) if options.json else []
     documents = tqdm(frozen(held_out_documents(options.count)), total=options.count, unit="document")
-    rows = list(readings(vlm, documents, options.plain))
+    for new in readings(vlm, documents, options.plain, skip=len(done)):
+        done.append(new)
+        if options.json:
+            with options.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([reading._asdict() for reading in new]) + "\n")
+    rows = [reading for document in done[: options.count] for reading in document]
     lines, met = table(rows)
     print(f"{options.model or 'embedded model'}, {'plain tiling, equal tiles' if options.plain else vlm!r}")
     print(f"{options.count} documents, {len(rows)} questions, {time.perf_counter() - started:.0f} s\n\n{lines}\n\n{by_size(rows)}")
-    if options.json:
-        options.json.write_text("".join(json.dumps(reading._asdict()) + "\n" for reading in rows), encoding="utf-8")
     wrong = [reading for reading in rows if reading.said != reading.wanted]
     for reading in wrong[:: max(1, len(wrong) // options.errors)] if options.errors else ():
         print(f"{reading.kind:13} {reading.x_height_px:4.1f} px {reading.question!r}: {reading.wanted!r} -> {reading.said!r}")

@@ -55,7 +55,7 @@ class Knowing:
 def test_who_knows_everything_misses_nothing(benchmark, document, plain):
     spec = PyramidSpec(tile_px=224, detail=(4, 12), adaptive=(3, 7), fit="pad", max_upscale=1.5)
     model = Knowing(document, spec)
-    rows = list(benchmark.readings(model, iter([document]), plain))
+    (rows,) = benchmark.readings(model, iter([document]), plain)
     assert [row.question for row in rows] == [question.text for question in document.questions]
     assert {row.kind for row in rows} >= {"where", "field"}
     assert all(benchmark.overlap(row) == 1 for row in rows if row.kind == "where")
@@ -65,6 +65,37 @@ def test_who_knows_everything_misses_nothing(benchmark, document, plain):
     scale = planned.detail.content.bottom - planned.detail.content.top
     heights = [line.x_height_px * scale / document.picture.height for line in document.lines]
     assert all(min(heights) <= row.x_height_px <= max(heights) for row in rows)
+
+
+def test_an_interrupted_run_goes_on(benchmark, document, monkeypatch, tmp_path, capsys):
+    """What an earlier run has answered isn't asked again; the document that it was interrupted in is."""
+    spec = PyramidSpec(tile_px=224, detail=(4, 12), adaptive=(3, 7), fit="pad", max_upscale=1.5)
+    file, model = tmp_path / "readings.jsonl", Knowing(document, spec)
+    monkeypatch.setattr(benchmark.minimonkey, "load", lambda _: model)
+    monkeypatch.setattr(benchmark, "reader_of", lambda vlm, plain: {"weights": "a", "plain": plain, "sizes": (1, 2)})
+    monkeypatch.setattr(benchmark, "held_out_documents", lambda count: iter([document] * count))
+    monkeypatch.setattr(benchmark, "frozen", iter)
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["read_documents.py", "--model", "x", "--json", str(file), *options])
+        assert benchmark.main() == 0
+        return capsys.readouterr().out.split("\n\n", 1)[1]
+
+    whole = run("--count", "4")
+    text = file.read_text()
+    assert len(model.pyramids) == 4 and len(text.splitlines()) == 1 + 4
+    file.write_text(text[: int(0.6 * len(text))])  # in the midst of the third document
+    assert run("--count", "4") == whole and file.read_text() == text
+    assert len(model.pyramids) == 4 + 2
+    assert run("--count", "2") == run("--count", "2") != whole
+    assert len(model.pyramids) == 4 + 2 and file.read_text() == text
+    with pytest.raises(DataError, match="the readings of other weights, or of another cut; name another file"):
+        run("--plain")
+    file.write_text(text + "{}\n")
+    for wrong in ("{}", "[{}]", "[3]", "3", "["):
+        file.write_text(f"{text}{wrong}\n")
+        with pytest.raises(DataError, match="line 6 isn't a document's readings; name another file"):
+            run()
 
 
 def test_half_a_box_is_half_an_overlap(benchmark):
