@@ -148,7 +148,7 @@ def test_what_ends_an_answer_may_count_more(recipe, small, tiny_model):
     end = small.encode_answer("")[0]
     (newline,) = small.tokenizer("\n", add_special_tokens=False)["input_ids"]
     labels = torch.tensor([[IGNORE, 40, 41, newline, 42, end, IGNORE, end]])
-    assert losses._weights(labels, torch.arange(8)[None] == 1).tolist() == [[0, 8, 1, 4, 1, 4, 0, 4]], "ends of lines, too"
+    assert losses._weights(labels, torch.arange(8)[None] == 1).tolist() == [[0, 8, 1, 1, 1, 4, 0, 4]], "a line break once"
 
 
 def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):

@@ -139,8 +139,8 @@ class TrainConfig:
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""
     end_weight: float = 1.0
-    """Stage "read": how much the token counts that ends an answer, or a line of it: "read the line" and "read the paragraph" differ
-    in nothing else. (Line breaks have counted so since nano-11.)"""
+    """Stage "read": how much the token counts that ends an answer: "read the line" and "read the paragraph" differ in nothing else.
+    A line break counts once: counted so too, it came to be preferred at the end of a line, it seems (docs/log.md, nano-12)."""
     mistakes: float = 0.0
     """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
     average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""

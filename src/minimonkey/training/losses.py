@@ -65,7 +65,7 @@ class Losses(nn.Module):
         self.model = model
         self.characters_head = CharactersHead(model.config.vision_config.hidden_size)
         self.processor, self.config = processor, config
-        self.ends = [processor.encode_answer("")[0], *processor.tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]]
+        self.end_id = processor.encode_answer("")[0]
         text, side = model.config.text_config, math.isqrt(processor.image_seq_length)
         self.lessons = Lessons(config, text.num_hidden_layers, text.hidden_size, side, processor.image_token_id)
         if config.alignment_weight > 0:
@@ -150,9 +150,9 @@ class Losses(nn.Module):
         return -(counts * log_probabilities).sum() / total.sum().clamp(min=1)
 
     def _weights(self, labels: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """How much each token of rows [B, L] counts: the first of an answer, those that end it or a line, as the recipe says."""
+        """How much each token of rows [B, L] counts: the first one of an answer, and the one that ends it, as the recipe says."""
         weights = torch.where(first, self.config.first_weight, 1.0) * (labels != IGNORE)
-        return torch.where(torch.isin(labels, torch.tensor(self.ends, device=labels.device)), self.config.end_weight, weights)
+        return torch.where(labels == self.end_id, self.config.end_weight, weights)
 
     def _text(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, first: torch.Tensor
