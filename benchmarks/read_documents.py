@@ -29,9 +29,10 @@ from minimonkey.answer import boxes_of
 from minimonkey.data.synthetic.document import Document
 from minimonkey.data.synthetic.held_out import digests, held_out_documents
 from minimonkey.data.synthetic.questions import UNANSWERABLE, Question
-from minimonkey.errors import DataError
+from minimonkey.errors import DataError, UsageError
 from minimonkey.evaluation.metrics import anls, cer_counts, confidence_interval
 from minimonkey.pyramid import Box, Pyramid, PyramidSpec, Size
+from reader import exit_code
 
 FROZEN = Path(__file__).parents[1] / "tests" / "golden" / "held_out_documents.json"
 SMALLEST_PX = 5.0
@@ -119,8 +120,7 @@ def same_tiles(spec: PyramidSpec, pyramid: Pyramid) -> PyramidSpec:
 
 def smallest_print(document: Document, question: Question, pyramid: Pyramid) -> float:
     """The x-height in the detail level of the smallest print that the answer is read from, or of all lines."""
-    detail = pyramid.detail or next(pyramid.levels)
-    return document.smallest_print(question) * (detail.content.bottom - detail.content.top) / document.picture.height
+    return document.smallest_print(question) * (pyramid.detail or next(pyramid.levels)).scale.down
 
 
 def frozen(documents: Iterator[Document]) -> Iterator[Document]:
@@ -154,23 +154,32 @@ def reader_of(vlm: minimonkey.VisionLanguageModel, plain: bool) -> dict[str, Any
 def kept(file: Path, reader: dict[str, Any]) -> list[list[Reading]]:
     """The readings of each document that an earlier run has left in a file, which is begun if there is none.
 
-    A document that was cut off is taken out. Raises DataError for a file of another reader, and for any other one.
+    A document that was cut off is taken out. Raises UsageError for a file of another reader, for any other one, and for one that
+    can't be read or written.
     """
-    first, *lines = (file.read_text(encoding="utf-8") if file.exists() else "").splitlines(keepends=True) or [""]
     documents: list[list[Reading]] = []
-    lines = [line for line in lines if line.endswith("\n")]
+    number = 1
     try:
-        same = not first or json.loads(first) == json.loads(json.dumps(reader))
-        for line in lines if same else ():
+        first, *lines = (file.read_text(encoding="utf-8") if file.exists() else "").splitlines(keepends=True) or [""]
+        if first and json.loads(first) != json.loads(json.dumps(reader)):
+            raise UsageError(f"{file}: the readings of other weights, or of another cut; name another file in --json")
+        lines = [line for line in lines if line.endswith("\n")]
+        for number, line in enumerate(lines, start=2):
             if not isinstance(content := json.loads(line), list):
                 raise TypeError("no list")
             readings = [fields | {"size": Size(*fields["size"])} for fields in content]
             documents.append([Reading(**fields | {"boxes": [Box(*box) for box in fields["boxes"]]}) for fields in readings])
+            if any(reading.number != number - 2 for reading in documents[-1]):  # two runs at once wrote here
+                raise ValueError("of another document")
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(json.dumps(reader) + "\n" + "".join(lines), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise UsageError(f"--json {file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{file}: line {len(documents) + 2} isn't a document's readings; name another file in --json") from error
-    if not same:
-        raise DataError(f"{file}: the readings of other weights, or of another cut; name another file in --json")
-    file.write_text(json.dumps(reader) + "\n" + "".join(lines), encoding="utf-8")
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{file}: line {number} isn't what this benchmark writes; name another file in --json") from error
     return documents
 
 
@@ -281,4 +290,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

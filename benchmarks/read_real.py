@@ -32,8 +32,7 @@ def smallest_scale(spec: PyramidSpec, pictures: list[Image.Image]) -> float:
     """By how much the first level enlarges the crop that it enlarges least; below 1, it shrinks it."""
     scales = []
     for picture in pictures:
-        content = next(spec.plan(Size(picture.height, picture.width)).levels).content
-        scales.append((content.bottom - content.top) / picture.height)
+        scales.append(next(spec.plan(Size(picture.height, picture.width)).levels).scale.down)
     return min(scales)
 
 

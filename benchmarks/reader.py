@@ -21,7 +21,7 @@ from PIL import Image
 
 import minimonkey
 from minimonkey.answer import Answer
-from minimonkey.errors import UsageError
+from minimonkey.errors import DataError, UsageError
 from minimonkey.evaluation.metrics import cer, cer_counts, confidence_interval
 from minimonkey.pyramid import PyramidSpec
 
@@ -43,10 +43,10 @@ def options(page: str) -> argparse.ArgumentParser:
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """What `main` returns; 2 if a setting is wrong, which one line on stderr then says."""
+    """What `main` returns; 2 if a setting is wrong or data is missing, which one line on stderr then says."""
     try:
         return main()
-    except UsageError as error:
+    except (UsageError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -174,6 +174,7 @@ def test_source_boxes_stand_where_the_canvas_shows_them(spec, size):
     for level in spec.plan(size).levels:
         across = (level.content.right - level.content.left) / size.width
         down = (level.content.bottom - level.content.top) / size.height
+        assert level.scale == (across, down)
         for canvas_box, source_box in level.tiles:
             left = min(max((canvas_box.left - level.content.left) / across, 0), size.width)
             top = min(max((canvas_box.top - level.content.top) / down, 0), size.height)

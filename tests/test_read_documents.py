@@ -14,7 +14,7 @@ from minimonkey.answer import boxes_of
 from minimonkey.data.synthetic import typefaces, words
 from minimonkey.data.synthetic.document import make_document
 from minimonkey.data.synthetic.held_out import digests
-from minimonkey.errors import DataError
+from minimonkey.errors import DataError, UsageError
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
 TEXT = "".join(f"\n{a}{b}{c}" for a in "bdglmnprst" for b in "aeiou" for c in "lnrst") + "\n"
@@ -89,13 +89,21 @@ def test_an_interrupted_run_goes_on(benchmark, document, monkeypatch, tmp_path, 
     assert len(model.pyramids) == 4 + 2
     assert run("--count", "2") == run("--count", "2") != whole
     assert len(model.pyramids) == 4 + 2 and file.read_text() == text
-    with pytest.raises(DataError, match="the readings of other weights, or of another cut; name another file"):
+    with pytest.raises(UsageError, match="the readings of other weights, or of another cut; name another file"):
         run("--plain")
-    file.write_text(text + "{}\n")
-    for wrong in ("{}", "[{}]", "[3]", "3", "["):
+    twice = text.splitlines()[4]  # as two runs at once would leave it
+    for wrong in ("{}", "[{}]", "[3]", "3", "[", twice):
         file.write_text(f"{text}{wrong}\n")
-        with pytest.raises(DataError, match="line 6 isn't a document's readings; name another file"):
+        with pytest.raises(UsageError, match="line 6 isn't what this benchmark writes; name another file"):
             run()
+        assert file.read_text() == f"{text}{wrong}\n", "it is left as it is"
+    for other in (b"Dear Sir,\n", b"\xff\xfe\n"):
+        file.write_bytes(other)
+        with pytest.raises(UsageError, match="line 1 isn't what this benchmark writes"):
+            run()
+        assert file.read_bytes() == other
+    with pytest.raises(UsageError, match="--json .*: Not a directory"):
+        run("--json", str(file / "readings.jsonl"))
 
 
 def test_half_a_box_is_half_an_overlap(benchmark):

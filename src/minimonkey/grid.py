@@ -16,6 +16,13 @@ MOST_TILES = 4096
 """Largest budget of a level: far beyond any model's context, small enough to enumerate all grids at once."""
 
 
+class Scale(NamedTuple):
+    """Two factors."""
+
+    across: float
+    down: float
+
+
 class Size(NamedTuple):
     """Height and width in pixels, in this order (as tensors have them; PIL has the other)."""
 
@@ -64,6 +71,12 @@ class Level:
     source: Size
     content: Box
     """Where in the canvas the picture lies: all of it unless `PyramidSpec.fit` is "pad"."""
+
+    @property
+    def scale(self) -> Scale:
+        """What one pixel of the picture becomes, in pixels of the canvas."""
+        left, top, right, bottom = self.content
+        return Scale((right - left) / self.source.width, (bottom - top) / self.source.height)
 
     @property
     def canvas(self) -> Size:

@@ -204,9 +204,7 @@ class Pyramid:
         """One line a level, for people: `detail     3x4 tiles  1344x1792 px  x1.62 across, x1.53 down`."""
         lines = [f"{self.source.width}x{self.source.height} px -> {self.tile_count} tiles of {self.spec.tile_px} px"]
         for level in self.levels:
-            inner = level.content
-            across = (inner.right - inner.left) / self.source.width
-            down = (inner.bottom - inner.top) / self.source.height
+            across, down = level.scale
             grid = f"{level.grid.columns}x{level.grid.rows}"
             canvas = f"{level.canvas.width}x{level.canvas.height} px"
             lines.append(f"{level.name:<10} {grid:>6} tiles  {canvas:>13}  x{across:.2f} across, x{down:.2f} down")

@@ -103,9 +103,8 @@ def _asked(document: Document, ingredient: Ingredient, spec: PyramidSpec) -> lis
     if ingredient.budgets is None:
         return asked
     pyramid = spec.plan(Size(document.picture.height, document.picture.width))
-    finest = pyramid.detail or next(pyramid.levels)
-    scale = (finest.content.bottom - finest.content.top) / document.picture.height
-    return [question for question in asked if document.smallest_print(question) * scale >= LEGIBLE_PX]
+    down = (pyramid.detail or next(pyramid.levels)).scale.down
+    return [question for question in asked if document.smallest_print(question) * down >= LEGIBLE_PX]
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,8 @@ class Placed(NamedTuple):
     too_small: bool
 
 
-def _placed(level: Level, source: Size, lines: list[Line], patch_px: int) -> Iterator[Placed]:
-    scale_x = (level.content.right - level.content.left) / source.width / patch_px
-    scale_y = (level.content.bottom - level.content.top) / source.height / patch_px
+def _placed(level: Level, lines: list[Line], patch_px: int) -> Iterator[Placed]:
+    scale_x, scale_y = (scale / patch_px for scale in level.scale)
     left, top = level.content.left / patch_px, level.content.top / patch_px
     for line in lines:
         yield Placed(
@@ -74,7 +73,7 @@ def character_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.nda
         columns, rows = level.grid
         labels = np.zeros((rows * side, columns * side, SLOTS), np.int16)
         filled = np.zeros((rows * side, columns * side), np.int16)
-        for line in _placed(level, size, sample.lines, patch_px):
+        for line in _placed(level, sample.lines, patch_px):
             for character, column, row in zip(line.classes, line.x.astype(int), line.y.astype(int), strict=True):
                 if character == 0 or not (0 <= row < rows * side and 0 <= column < columns * side):
                     continue
@@ -101,7 +100,7 @@ def point_labels(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.ndarray
         labels = np.zeros((rows * side, columns * side * POINTS), np.int16)
         x = (np.arange(labels.shape[1]) + 0.5) / POINTS
         y = np.arange(len(labels))[:, None] + 0.5
-        for line in _placed(level, size, sample.lines, patch_px):
+        for line in _placed(level, sample.lines, patch_px):
             first, last = np.searchsorted(x, (line.ends[0], line.ends[-1]))
             if first == last:
                 continue
@@ -141,7 +140,7 @@ def character_tokens(sample: Sample, spec: PyramidSpec, patch_px: int) -> np.nda
     for level in spec.plan(size).levels:
         columns, rows = level.grid
         places: list[np.ndarray] = []
-        for line in _placed(level, size, sample.lines, 2 * patch_px):
+        for line in _placed(level, sample.lines, 2 * patch_px):
             x, y = np.floor(line.x).astype(int), np.floor(line.y).astype(int)
             tile, token = (y // side) * columns + x // side, (y % side) * side + x % side
             inside = (x >= 0) & (x < columns * side) & (y >= 0) & (y < rows * side) & (not line.too_small)
