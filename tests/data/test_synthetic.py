@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +176,26 @@ def test_catalogue() -> None:
     assert not {"Liberation Sans", "Arimo", "Nimbus Sans", "Open Sans", "Noto Sans", "CMU Serif", "Roboto", "Roboto Slab"} & held
     files = [file for typeface in catalogue for file in typeface.files]
     assert len(files) == len(set(files)) >= 500
-    assert all(typeface.licence and typeface.package.startswith("fonts-") for typeface in catalogue)
+    assert all(typeface.licence for typeface in catalogue)
+    packages = [package for typeface in catalogue for package in typeface.packages]
+    assert len(packages) >= len(catalogue) and all(package.startswith("fonts-") for package in packages)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks Debian which package a file came from")
+def test_the_packages_of_a_typeface_hold_its_files() -> None:
+    """As far as they are installed here: "apt-get install" of what an error names has to be enough."""
+    of_file = {file: typeface for typeface in typefaces.catalogue() for file in typeface.files}
+    found = subprocess.run(["dpkg-query", "--search", *of_file], capture_output=True, text=True, check=False).stdout
+    for package, _, file in (line.partition(": ") for line in found.splitlines()):
+        assert package in of_file[file].packages
+
+
+def test_missing_files_name_all_packages_of_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    lobster = next(typeface for typeface in typefaces.catalogue() if typeface.family == "Lobster Two")
+    monkeypatch.setattr(typefaces, "catalogue", lambda: (lobster,))
+    monkeypatch.setattr(typefaces.os.path, "exists", lambda path: "lobstertwo" not in str(path))
+    with pytest.raises(DataError, match="apt-get install fonts-lobster fonts-lobstertwo$"):
+        typefaces.installed.__wrapped__("train")
 
 
 def test_lacking() -> None:

@@ -31,7 +31,7 @@ class Typeface:
     """One family: its font files (regular, bold, italic ...; "" is Pillow's built-in font) and the characters it `lacks`."""
 
     family: str
-    package: str
+    packages: tuple[str, ...]
     licence: str
     split: Split
     files: tuple[str, ...]
@@ -40,7 +40,7 @@ class Typeface:
 
 PILLOW = Typeface(
     "Aileron",
-    "pillow",
+    ("pillow",),
     "CC0-1.0",
     "train",
     ("",),
@@ -121,14 +121,14 @@ def face(path: str, px: float) -> Face:
     try:
         return Face(path, px)
     except OSError as error:
-        raise DataError(f"can't load the font {path}: {error}; install its package (data/synthetic/typefaces.json)") from error
+        raise DataError(f"can't load the font {path}: {error}; install its packages (data/synthetic/typefaces.json)") from error
 
 
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Typeface, ...]:
     """All typefaces of typefaces.json, sorted by family."""
     rows = json.loads(files(__package__).joinpath("typefaces.json").read_text("utf-8"))
-    return tuple(Typeface(**{**row, "files": tuple(row["files"])}) for row in rows)
+    return tuple(Typeface(**{**row, "files": tuple(row["files"]), "packages": tuple(row["packages"])}) for row in rows)
 
 
 @lru_cache(maxsize=2)
@@ -139,7 +139,8 @@ def installed(split: Split) -> tuple[Typeface, ...]:
         DataError: files of the catalogue are missing; the message names the packages to install.
     """
     chosen = tuple(typeface for typeface in catalogue() if typeface.split == split)
-    missing = sorted({typeface.package for typeface in chosen if not all(map(os.path.exists, typeface.files))})
+    incomplete = [typeface for typeface in chosen if not all(map(os.path.exists, typeface.files))]
+    missing = sorted({package for typeface in incomplete for package in typeface.packages})
     if missing:
         raise DataError(f"fonts for the {split} split are missing; install them: apt-get install {' '.join(missing)}")
     return chosen
