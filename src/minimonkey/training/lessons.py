@@ -196,13 +196,13 @@ def unattended(text: nn.Module, seen: Seen, lesson: Lesson, places: torch.Tensor
     hidden, turned = seen[lesson.layer]
     queries, keys = queries_and_keys(text, hidden, lesson.layer, turned)
     keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)[:, lesson.heads]
-    scaling = text.layers[lesson.layer].self_attn.scaling
-    row, position = (places >= 0).any(-1).nonzero(as_tuple=True)
-    scores = (queries[:, lesson.heads] @ keys.mT * scaling).transpose(1, 2)[row, position].float()  # [n, heads, L]
-    there = torch.arange(scores.shape[-1], device=row.device) <= position[:, None]
-    scores = scores.masked_fill(~there[:, None], float("-inf"))
-    wanted = torch.zeros(there.shape, dtype=torch.bool, device=row.device)
-    for level in places[row, position].unbind(-1):
-        wanted[(level >= 0).nonzero()[:, 0], level[level >= 0]] = True
-    right = scores.masked_fill(~wanted[:, None], float("-inf")).logsumexp(-1)
-    return scores.logsumexp(-1) - right
+    queries = queries[:, lesson.heads] * text.layers[lesson.layer].self_attn.scaling
+    missed = []
+    for query, key, place in zip(queries, keys, places, strict=True):  # only the positions asked about: a row may be long
+        position = (place >= 0).any(-1).nonzero()[:, 0]
+        scores = (query[:, position] @ key.mT).float()  # [heads, n, L]
+        scores = scores.masked_fill(torch.arange(len(place), device=place.device) > position[:, None], float("-inf"))
+        wanted = place[position].expand(len(query), -1, -1)
+        right = scores.gather(-1, wanted.clamp(min=0)).masked_fill(wanted < 0, float("-inf")).logsumexp(-1)
+        missed.append((scores.logsumexp(-1) - right).T)
+    return torch.cat(missed)
