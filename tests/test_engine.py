@@ -236,6 +236,23 @@ def test_refused_models_stay_as_they_were(tiny_model, monkeypatch, obstacle, rea
     assert model.model.language_model.config._attn_implementation == "sdpa_packed"
 
 
+def test_an_answer_that_openvino_gives_up_is_one_line(tiny_model, monkeypatch):
+    """As where memory runs out: it needs the weights once more."""
+
+    def give_up(*args, **kwargs):
+        raise RuntimeError("Check 'ok' failed at src/x.cpp:1:\nstd::bad_alloc")
+
+    monkeypatch.setattr(engine, "_program", lambda *args: give_up)
+    model = tiny_model("qwen2")
+    use_openvino(model)
+    tiles = torch.zeros(1, 3, *model.config.vision_config.image_size)
+    with (
+        pytest.raises(UsageError, match=r"^this model can't run under engine='openvino' \(std::bad_alloc\): leave engine out$"),
+        torch.no_grad(),
+    ):
+        model.model.vision_tower(pixel_values=tiles)
+
+
 def test_other_language_models_are_refused(tiny_model):
     with pytest.raises(UsageError, match="^engine='openvino' reads with .*; this language model is gemma: leave engine out$"):
         use_openvino(tiny_model("gemma"))

@@ -25,6 +25,7 @@ NAMES = [
     "Pyramid",
     "PyramidError",
     "PyramidSpec",
+    "ShortOfMemoryError",
     "Size",
     "UsageError",
     "VisionLanguageModel",

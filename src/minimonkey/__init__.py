@@ -33,6 +33,7 @@ _MODULE_OF = {
     "Pyramid": "pyramid",
     "PyramidError": "errors",
     "PyramidSpec": "pyramid",
+    "ShortOfMemoryError": "errors",
     "Size": "pyramid",
     "UsageError": "errors",
     "VisionLanguageModel": "inference",

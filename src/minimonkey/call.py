@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from minimonkey.answer import Answer, boxes_of, whole_characters
 from minimonkey.compression import Selection
 from minimonkey.errors import PromptError, UsageError
+from minimonkey.memory import enough_memory
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid
 from minimonkey.rotary import longest_sequence
@@ -88,6 +89,10 @@ class Call:
         self.inputs = inputs
         self.timings["prepare"] = time.perf_counter() - self.begun
 
+    @enough_memory(
+        "answering",
+        "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression",
+    )
     def answers(self) -> list[Answer]:
         """Run the model and read what it wrote."""
         selections: list[Selection] = []

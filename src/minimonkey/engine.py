@@ -221,7 +221,7 @@ def compiled(
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         inputs = [tensor.detach().float().contiguous().numpy() for tensor in tensors]
-        with turn:
+        with turn, _explained(RuntimeError):
             results = program(inputs, share_inputs=True)
         return [torch.from_numpy(results[port]).to(dtype) for port in program.outputs]
 

@@ -7,6 +7,7 @@
     |-- PromptError       (also ValueError)   pictures and `<image>` marks don't match, or the prompt is too long
     |-- CheckpointError   (also ValueError)   a model folder is missing, broken or of an unknown kind
     |-- DataError         (also ValueError)   a line of a data file is wrong
+    |-- ShortOfMemoryError (also MemoryError) this machine has too little memory for what was asked
     `-- MissingExtraError (also ImportError)  an optional package is not installed
 
 The command line prints the message of these as one line and exits with 2; anything else is a mistake of ours.
@@ -51,6 +52,10 @@ class CheckpointError(MiniMonkeyError, ValueError):
 
 class DataError(MiniMonkeyError, ValueError):
     """A line of a data file is wrong."""
+
+
+class ShortOfMemoryError(MiniMonkeyError, MemoryError):
+    """This machine, or its GPU, has too little memory for what was asked; the message names settings that need less."""
 
 
 class MissingExtraError(MiniMonkeyError, ImportError):

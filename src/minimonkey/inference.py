@@ -20,6 +20,8 @@ from minimonkey.compression import CompressionSpec
 from minimonkey.documents import load_picture
 from minimonkey.engine import use_openvino
 from minimonkey.errors import UsageError
+from minimonkey.loading import SMALLER
+from minimonkey.memory import enough_memory
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.opened import OpenPicture, Shelf
 from minimonkey.placement import Placement
@@ -57,7 +59,8 @@ def load(
 
     Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
     tiles of another size than the model's, UsageError for settings that can't run here, MissingExtraError for a package that isn't
-    installed. Warns if the folder's pyramid isn't the one that the model was trained with.
+    installed, ShortOfMemoryError for weights that don't fit. Warns if the folder's pyramid isn't the one that the model was trained
+    with.
     """
     compression = _spec(compression)
     if engine not in (None, "openvino"):
@@ -75,7 +78,8 @@ def load(
     if pyramid is not None:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
     if device_map is None and quantize is None:
-        network = network.to(where.device)
+        with enough_memory(f"moving the model to {where.device}", SMALLER):
+            network = network.to(where.device)
     vlm = VisionLanguageModel(network.eval(), processor, compression)
     if engine is not None:
         use_openvino(network)
@@ -123,7 +127,8 @@ class VisionLanguageModel:
         `history`: earlier (question, answer) pairs. `pyramid`, `compression`: for this call, in place of the model's; None is the
         model's pyramid, but no compression. `max_new_tokens`: the longest answer; if not given, what the model's own settings say,
         or less where the prompt leaves no room for it. Raises PromptError if pictures and marks don't match or the prompt is too
-        long, PictureError for a picture that can't be read, UsageError for an unknown setting.
+        long, PictureError for a picture that can't be read, UsageError for an unknown setting, ShortOfMemoryError where memory runs
+        out.
         """
         settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
         settings["max_new_tokens"] = max_new_tokens

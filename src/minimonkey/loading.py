@@ -15,18 +15,23 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.utils import logging as progress
 
 from minimonkey.errors import CheckpointError
+from minimonkey.memory import enough_memory
+
+SMALLER = "load with a smaller dtype, quantize='int8' or 'int4', or device_map='auto'"
+"""What needs less memory for the weights."""
 
 
 def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """Call a `from_pretrained` of transformers; safetensors only, no remote code; returns the model and its loading info.
 
     Raises CheckpointError naming every tensor that is missing, not expected, or of another shape than the configuration says:
-    transformers would go on with random values.
+    transformers would go on with random values. Raises ShortOfMemoryError if they don't fit into memory.
     """
     settings = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     with _quietly(source):
         try:
-            model, info = from_pretrained(source, *args, **(kwargs | settings))
+            with enough_memory(f"loading {source}", SMALLER):
+                model, info = from_pretrained(source, *args, **(kwargs | settings))
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{source}: no model can be made of it ({type(error).__name__}: {reason})") from error

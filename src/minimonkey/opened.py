@@ -22,6 +22,7 @@ from minimonkey.answer import Answer
 from minimonkey.call import Call
 from minimonkey.compression import CompressionSpec
 from minimonkey.errors import UsageError
+from minimonkey.memory import enough_memory
 from minimonkey.prefill import read_whole
 from minimonkey.prefix import NOTHING, Prefix, sees_all, shared
 from minimonkey.processing import MiniMonkeyProcessor
@@ -65,7 +66,7 @@ class OpenPicture:
         self._length = len(begin)
         """Tokens of every prompt that don't depend on the question."""
         shelf.make_room(self._planned_bytes())
-        with torch.no_grad():
+        with torch.no_grad(), enough_memory("reading the picture", "lower the pyramid's budgets, or close other pictures"):
             self._encoded = self._encode(pictures, spec)
             if NOTHING.turns_alike(self._text, self._length, self._length + 1):
                 self._kept = self._read(begin)

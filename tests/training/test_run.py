@@ -38,7 +38,7 @@ def test_what_few_batches_say_is_their_mean(recipe, said):
 def test_what_few_batches_of_a_step_say_is_their_mean(recipe, said, tmp_path):
     config = recipe(mixed_precision="no", batches_per_step=2)
     trainer = Trainer(Said(config), said, config, tmp_path)
-    assert trainer._update(said) == {"tiles": 6.0, "loss": 1.5, "text_loss": 3.0, "points_right": 0.5}
+    assert trainer._gradients(said) == {"tiles": 6.0, "loss": 1.5, "text_loss": 3.0, "points_right": 0.5}
 
 
 def test_only_the_first_question_of_a_picture_is_read(small):

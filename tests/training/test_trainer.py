@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minimonkey.errors import CheckpointError, UsageError
+from minimonkey.errors import CheckpointError, ShortOfMemoryError, UsageError
 from minimonkey.training import batches, run
+from minimonkey.training.losses import Losses
 from minimonkey.training.run import train
 
 RECIPE = """
@@ -94,6 +95,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_a_batch_that_does_not_fit_costs_no_step(tmp_path, monkeypatch):
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    original = Losses.forward
+    calls = iter(range(99))
+
+    def forward(self, batch):
+        return original(self, {"tiles": torch.empty(2**60)} if next(calls) == 4 else batch)
+
+    monkeypatch.setattr(Losses, "forward", forward)
+    with pytest.raises(ShortOfMemoryError, match=r"^out of memory while training, .*: lower tiles_per_batch, or max_tiles of"):
+        train(recipe(tmp_path), ["name=broken", "checkpoint_minutes=9"])
+    monkeypatch.setattr(Losses, "forward", original)
+    assert (tmp_path / "runs" / "broken" / "checkpoint-00000004").exists()
+    resumed = weights(train(recipe(tmp_path), ["name=broken"]))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_path, monkeypatch):
     """Workers don't listen to the signal that ends children: one that was left waiting would keep the program from ending."""
     original = batches.Batches.__getitem__
@@ -115,6 +133,7 @@ import sys
 from pathlib import Path
 from minimonkey.data.synthetic import lines, typefaces, words
 from minimonkey.training import batches
+from minimonkey.training.losses import Losses
 from minimonkey.training.run import train
 
 def make(seed, kind, **settings):

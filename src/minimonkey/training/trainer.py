@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from minimonkey.errors import CheckpointError, MiniMonkeyError
+from minimonkey.memory import enough_memory
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import TrainConfig
@@ -103,10 +104,11 @@ class Trainer:
         while self.step < self.config.steps:
             try:
                 batches = [next(loader) for _ in range(self.config.batches_per_step)]
+                window.append(self._gradients(batches))
             except (MiniMonkeyError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError):
                 self.save()  # no step is lost, but the run goes on only once recipe or code is mended
                 raise
-            window.append(self._update(batches))
+            self.optimizer.step(self.step)
             self.step += 1
             self.seconds = earlier + time.monotonic() - started
             bar.update()
@@ -126,7 +128,9 @@ class Trainer:
                 last_saved = time.monotonic()
         bar.close()
 
-    def _update(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    @enough_memory("training", "lower tiles_per_batch, or max_tiles of the ingredients")
+    def _gradients(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Gradients of a step's batches, summed, and the means of their figures; the weights stay as they are."""
         self.losses.train()
         seen: list[dict[str, float]] = []
         for batch in batches:
@@ -135,7 +139,6 @@ class Trainer:
                 loss, figures = self.losses(batch)
             self.accelerator.backward(loss / len(batches))
             seen.append({key: float(value) for key, value in ({"loss": loss.detach()} | figures).items()})
-        self.optimizer.step(self.step)
         return {"tiles": float(sum(len(batch["tiles"]) for batch in batches))} | means(seen)
 
     def _log(self, figures: dict[str, Any]) -> None:
