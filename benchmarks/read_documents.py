@@ -260,6 +260,23 @@ def by_size(rows: list[Reading]) -> str:
     return "\n".join(lines)
 
 
+def by_kind(rows: list[Reading]) -> str:
+    """What goes wrong with questions of each kind, where print is large enough: does an answer begin where it should (its first
+    four characters tell), is what follows read well, and does it end?"""
+    heads = ["kind of question", "questions", "right", "begins rightly", "length said / wanted", "CER as far as wanted"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    large = [reading for reading in rows if reading.x_height_px >= SMALLEST_PX and reading.wanted and reading.kind != "where"]
+    for kind in sorted({reading.kind for reading in large}):
+        group = [reading for reading in large if reading.kind == kind]
+        right = sum(reading.said == reading.wanted for reading in group) / len(group)
+        begun = sum(reading.said[:4] == reading.wanted[:4] for reading in group) / len(group)
+        wanted = sum(len(reading.wanted) for reading in group)
+        missed = sum(edits(reading._replace(said=reading.said[: len(reading.wanted)]))[0] for reading in group)
+        length = sum(len(reading.said) for reading in group) / wanted
+        lines.append(f"| {kind} | {len(group)} | {right:.2f} | {begun:.2f} | {length:.2f} | {missed / wanted:.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model folder; the embedded model if not given")
@@ -282,7 +299,8 @@ def main() -> int:
     rows = [reading for document in done[: options.count] for reading in document]
     lines, met = table(rows)
     print(f"{options.model or 'embedded model'}, {'plain tiling, equal tiles' if options.plain else vlm!r}")
-    print(f"{options.count} documents, {len(rows)} questions, {time.perf_counter() - started:.0f} s\n\n{lines}\n\n{by_size(rows)}")
+    print(f"{options.count} documents, {len(rows)} questions, {time.perf_counter() - started:.0f} s")
+    print(f"\n{lines}\n\n{by_size(rows)}\n\n{by_kind(rows)}")
     wrong = [reading for reading in rows if reading.said != reading.wanted]
     for reading in wrong[:: max(1, len(wrong) // options.errors)] if options.errors else ():
         print(f"{reading.kind:13} {reading.x_height_px:4.1f} px {reading.question!r}: {reading.wanted!r} -> {reading.said!r}")

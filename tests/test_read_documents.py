@@ -125,6 +125,15 @@ def test_documents_are_resampled_not_questions(benchmark):
     assert sizes[2] == "| single lines, CER | - | - | - | - | 0.167 (3) | 0.500 (1) |"
 
 
+def test_finding_reading_and_ending_are_told_apart(benchmark):
+    fields = {"kind": "line", "question": "?", "wanted": "abcdefgh", "document": "form", "lines": 5, "x_height_px": 9.0}
+    fields |= {"size": Size(9, 9), "boxes": [], "number": 0}
+    rows = [benchmark.Reading(**fields, said=said) for said in ("abcdefgh", "abcdefghabcdefgh", "abcdxxxx", "abxx")]
+    hidden = rows[0]._replace(x_height_px=4.0, said=""), rows[0]._replace(kind="where", said="")
+    table = benchmark.by_kind([*rows, *hidden, rows[0]._replace(kind="field")]).splitlines()
+    assert table[2:] == ["| field | 1 | 1.00 | 1.00 | 1.00 | 0.000 |", "| line | 4 | 0.25 | 0.75 | 1.12 | 0.312 |"]
+
+
 def test_other_documents_than_the_frozen_ones_are_refused(benchmark, document, monkeypatch, tmp_path):
     golden = {"first": list(digests([document])), "count": 2, "sha256": list(digests([document, document]))[-1], "made_with": {}}
     (tmp_path / "frozen.json").write_text(json.dumps(golden))
