@@ -36,6 +36,8 @@ ONE_ANSWER: dict[str, int | None] = {
     "use_mtp": False,
 }
 """Settings of `generate` that would give something else than one answer to the prompt as it is, token by token."""
+ASK_LESS = "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression"
+"""What needs less memory for an answer."""
 
 
 class Call:
@@ -89,10 +91,7 @@ class Call:
         self.inputs = inputs
         self.timings["prepare"] = time.perf_counter() - self.begun
 
-    @enough_memory(
-        "answering",
-        "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression",
-    )
+    @enough_memory("answering", ASK_LESS)
     def answers(self) -> list[Answer]:
         """Run the model and read what it wrote."""
         selections: list[Selection] = []

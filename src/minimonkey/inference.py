@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from minimonkey.answer import Answer
-from minimonkey.call import Call
+from minimonkey.call import ASK_LESS, Call
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.compression import CompressionSpec
@@ -205,7 +205,8 @@ class VisionLanguageModel:
             lengths.append(self.processor.count_tokens(text[-1], [plan.source for plan in plans], pyramid=spec))
         call.plan(lengths, pyramids, max_new_tokens)
         every = [picture for row in pictures for picture in row]
-        inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
+        with enough_memory("preparing pictures", ASK_LESS):
+            inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
         if selection is not None:
             call.settings |= {"compression": selection, "level_order": spec.order}
         call.begin(dict(inputs))
