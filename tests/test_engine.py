@@ -11,7 +11,7 @@ from transformers import DynamicCache
 import minimonkey
 from minimonkey import engine, inference
 from minimonkey.engine import use_openvino
-from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.errors import MissingExtraError, ShortOfMemoryError, UsageError
 
 TILES = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGE_TOKENS = 4
@@ -236,20 +236,26 @@ def test_refused_models_stay_as_they_were(tiny_model, monkeypatch, obstacle, rea
     assert model.model.language_model.config._attn_implementation == "sdpa_packed"
 
 
-def test_an_answer_that_openvino_gives_up_is_one_line(tiny_model, monkeypatch):
-    """As where memory runs out: it needs the weights once more."""
-
+@pytest.mark.parametrize(
+    ("reason", "wrong", "said"),
+    [
+        ("no such shape", UsageError, r"^this model can't run under engine='openvino' \(no such shape\): leave engine out$"),
+        (
+            "std::bad_alloc",
+            ShortOfMemoryError,
+            "^out of memory while answering: leave engine out, which keeps",
+        ),
+    ],
+)
+def test_an_answer_that_openvino_gives_up_is_one_line(tiny_model, monkeypatch, reason, wrong, said):
     def give_up(*args, **kwargs):
-        raise RuntimeError("Check 'ok' failed at src/x.cpp:1:\nstd::bad_alloc")
+        raise RuntimeError(f"Check 'ok' failed at src/x.cpp:1:\n{reason}")
 
     monkeypatch.setattr(engine, "_program", lambda *args: give_up)
     model = tiny_model("qwen2")
     use_openvino(model)
     tiles = torch.zeros(1, 3, *model.config.vision_config.image_size)
-    with (
-        pytest.raises(UsageError, match=r"^this model can't run under engine='openvino' \(std::bad_alloc\): leave engine out$"),
-        torch.no_grad(),
-    ):
+    with pytest.raises(wrong, match=said), torch.no_grad():
         model.model.vision_tower(pixel_values=tiles)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from minimonkey.errors import MiniMonkeyError, ShortOfMemoryError
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.loading import load_strictly
 from minimonkey.memory import enough_memory
+from minimonkey.prefix import Prefix
 
 TOO_MUCH = 2**60
 
@@ -31,6 +34,10 @@ def test_what_torch_says_here():
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 1.5 GB on private pool."), ", 1.5 GB .*"),
         (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), ""),
         (RuntimeError("[CPU] std::bad_alloc"), ""),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), ""),
+        (RuntimeError("Invalid buffer size: 14.00 GB"), ""),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ""),
+        (MemoryError("Unable to allocate 7.45 GiB for an array with shape (9,)"), ", 7.45 GiB more were needed"),
         (MemoryError(), ""),
     ],
 )
@@ -50,7 +57,15 @@ def test_the_first_to_say_it_is_heard():
             raise MemoryError
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid"), ValueError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape '[2]' is invalid"),
+        FileNotFoundError(2, "out of memory"),
+        ValueError("out of memory"),
+        KeyboardInterrupt(),
+    ],
+)
 def test_other_errors_stay_as_they_are(error):
     with pytest.raises(type(error)) as info, enough_memory("answering", "less"):
         raise error
@@ -79,6 +94,15 @@ def test_every_way_of_asking_says_it(tiny_model, tiny_processor, monkeypatch):
         ShortOfMemoryError, match=r"^out of memory while reading the picture, .*: lower the pyramid's budgets, or close"
     ):
         tiny_vlm.open(picture)
+
+
+def test_the_copies_that_answers_of_an_open_picture_need(tiny_model, tiny_processor, monkeypatch):
+    page = VisionLanguageModel(tiny_model(), tiny_processor()).open(np.zeros((40, 40, 3), dtype=np.uint8))
+    monkeypatch.setattr(Prefix, "inputs", too_much)
+    with pytest.raises(
+        ShortOfMemoryError, match="^out of memory while answering, .*: lower the pyramid's budgets, ask fewer at once"
+    ):
+        page.ask_many(["?", "!"])
 
 
 def test_weights_that_do_not_fit_are_no_broken_folder():

@@ -24,11 +24,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from minimonkey.attention import REPEATED
 from minimonkey.decoder import rotation, window
 from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.memory import enough_memory
 
 SHORTEST = 64
 """Prompts of fewer tokens are left to torch: there is nothing to win."""
 READABLE = ("llama", "phi3", "qwen2", "qwen3")
 """Kinds of language models that are nothing but their layers and a norm; others scale or mix in between."""
+LESS = "leave engine out, which keeps the weights once more, or lower the pyramid's budgets"
 
 
 def use_openvino(model: nn.Module) -> None:
@@ -208,20 +210,22 @@ def compiled(
     """`module`, traced with `example` and compiled by OpenVINO for inputs of these shapes (-1: any): tensors in, tensors out.
 
     Inputs, outputs and arithmetic are in `dtype`; the weights are the module's, as they are now. Calls from several threads take
-    turns. Raises MissingExtraError without OpenVINO, UsageError for a module that can't be traced, converted or compiled.
+    turns. Raises MissingExtraError without OpenVINO, UsageError for a module that can't be traced, converted, compiled or run,
+    ShortOfMemoryError where memory doesn't hold the weights once more.
     """
     try:
         from openvino import frontend
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", "engine='openvino'") from error
     failures = ("General", "Initialization", "NotImplemented", "OpConversion", "OpValidation")
-    with _explained(RuntimeError, *(getattr(frontend, f"{name}Failure") for name in failures)):
+    explained = _explained(RuntimeError, *(getattr(frontend, f"{name}Failure") for name in failures))
+    with explained, enough_memory("compiling for OpenVINO", LESS):
         program = _program(module, example, shapes, dtype)
     turn = threading.Lock()  # a program keeps the tensors of one run; two at once would have to share the threads anyway
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         inputs = [tensor.detach().float().contiguous().numpy() for tensor in tensors]
-        with turn, _explained(RuntimeError):
+        with turn, _explained(RuntimeError), enough_memory("answering", LESS):
             results = program(inputs, share_inputs=True)
         return [torch.from_numpy(results[port]).to(dtype) for port in program.outputs]
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from minimonkey.errors import ShortOfMemoryError
 
-REFUSALS = re.compile(r"out of memory|not enough memory|can(?:no|')t allocate memory|bad_alloc|failed to allocate", re.IGNORECASE)
-"""What allocators say: those of torch for CUDA, MPS and CPUs, the system's, C++'s and OpenVINO's. All but the first raise no error
-of a kind of its own."""
+REFUSALS = re.compile(
+    r"out of memory|not enough memory|can(?:no|')t allocate memory|unable to allocate|failed to allocate|bad_alloc|ALLOC_FAILED|"
+    "invalid buffer size",
+    re.IGNORECASE,
+)
+"""What allocators say in a RuntimeError: those of torch for CUDA, MPS and CPUs, of C++, cuBLAS and OpenVINO."""
 
 
 @contextmanager
@@ -23,10 +27,15 @@ def enough_memory(doing: str, remedies: str) -> Iterator[None]:
         yield
     except ShortOfMemoryError:
         raise
-    except (MemoryError, RuntimeError) as error:
-        said = " ".join(str(error).split()) or "the system refused"
-        if not isinstance(error, MemoryError) and not REFUSALS.search(said):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not _refused(error):
             raise
-        size = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", said)
+        size = re.search(r"(?:tried|unable) to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
         amount = f", {size[1]} more were needed" if size else ""
         raise ShortOfMemoryError(f"out of memory while {doing}{amount}: {remedies}") from error
+
+
+def _refused(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or REFUSALS.search(str(error)) is not None

@@ -19,7 +19,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.answer import Answer
-from minimonkey.call import Call
+from minimonkey.call import ASK_LESS, Call
 from minimonkey.compression import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.memory import enough_memory
@@ -156,6 +156,7 @@ class OpenPicture:
         read = self._model(**inputs, use_cache=True, logits_to_keep=1)
         return Prefix.of(ids, read.past_key_values, compressed)
 
+    @enough_memory("answering", ASK_LESS)
     def _call(self, questions: list[str], history=None, max_new_tokens: int | None = None, **generation: Any) -> Call:
         """Everything that `generate` needs."""
         if self._closed_because is not None:

@@ -177,8 +177,8 @@ def test_catalogue() -> None:
     files = [file for typeface in catalogue for file in typeface.files]
     assert len(files) == len(set(files)) >= 500
     assert all(typeface.licence for typeface in catalogue)
-    packages = [package for typeface in catalogue for package in typeface.packages]
-    assert len(packages) >= len(catalogue) and all(package.startswith("fonts-") for package in packages)
+    assert all(typeface.packages for typeface in catalogue)
+    assert len(typefaces.packages()) == 102 and all(package.startswith("fonts-") for package in typefaces.packages())
 
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks Debian which package a file came from")
@@ -186,8 +186,10 @@ def test_the_packages_of_a_typeface_hold_its_files() -> None:
     """As far as they are installed here: "apt-get install" of what an error names has to be enough."""
     of_file = {file: typeface for typeface in typefaces.catalogue() for file in typeface.files}
     found = subprocess.run(["dpkg-query", "--search", *of_file], capture_output=True, text=True, check=False).stdout
-    for package, _, file in (line.partition(": ") for line in found.splitlines()):
-        assert package in of_file[file].packages
+    owners = [line.partition(": ")[::2] for line in found.splitlines() if not line.startswith("diversion")]
+    if not owners:
+        pytest.skip("none of the typefaces is installed here")
+    assert all(package in of_file[file].packages for package, file in owners)
 
 
 def test_missing_files_name_all_packages_of_a_family(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,14 @@ def test_the_commands_of_the_card_follow_one_another():
     assert [config.publish for config in configs if config.publish] == ["src/minimonkey/nano"] == [configs[-1].publish]
 
 
+def test_a_quarter_of_the_newest_recipe_is_cut_by_plain_tiling():
+    """So that one model can be asked what the pyramid is worth."""
+    newest = max(RECIPES, key=lambda path: int(path.stem.split("-")[1]))
+    mixture = load_recipe(newest).mixture
+    plain = [ingredient.weight for ingredient in mixture if ingredient.pyramid.get("adaptive", ()) is None]
+    assert sum(plain) >= 0.25 * sum(ingredient.weight for ingredient in mixture)
+
+
 def test_overrides_reach_nested_keys(recipe):
     config = load_recipe(recipe(SMALL), ["steps=7", "optimizer.muon_lr=1e-3", "optimizer.scales={model.vision_tower: 0}"])
     assert (config.steps, config.optimizer.muon_lr, config.optimizer.scales) == (7, 1e-3, {"model.vision_tower": 0})

@@ -59,8 +59,8 @@ def weights(folder):
     return load_file(folder / "model.safetensors") | load_file(folder / "characters_head.st")
 
 
-def run_out_of_memory():
-    raise MemoryError
+def crash():
+    raise AssertionError("a mistake of ours")
 
 
 def interrupt():
@@ -71,7 +71,7 @@ def terminate():
     signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("cut", [interrupt, terminate, run_out_of_memory])
+@pytest.mark.parametrize("cut", [interrupt, terminate, crash])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
     """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
@@ -83,10 +83,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
         return original(self, number)
 
     monkeypatch.setattr(batches.Batches, "__getitem__", cut_off)
-    crash = cut is run_out_of_memory
-    with pytest.raises(MemoryError if crash else KeyboardInterrupt):
-        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("0" if crash else "9")])
-    assert json.loads((tmp_path / "runs" / "parts" / f"checkpoint-0000000{4 if crash else 5}" / "progress.json").read_text())
+    crashed = cut is crash
+    with pytest.raises(AssertionError if crashed else KeyboardInterrupt):
+        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("0" if crashed else "9")])
+    assert json.loads((tmp_path / "runs" / "parts" / f"checkpoint-0000000{4 if crashed else 5}" / "progress.json").read_text())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(batches.Batches, "__getitem__", original)
     parts = train(recipe(tmp_path), ["name=parts"])
@@ -110,6 +110,22 @@ def test_a_batch_that_does_not_fit_costs_no_step(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "broken" / "checkpoint-00000004").exists()
     resumed = weights(train(recipe(tmp_path), ["name=broken"]))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_run_whose_first_step_fails_keeps_nothing_and_a_resumed_one_what_it_had(tmp_path, monkeypatch):
+    """A checkpoint of step 0 would hide a mended `start`; one that is written anew could be lost on a full disk."""
+    original, too_much = Losses.forward, lambda *_: torch.empty(2**60)
+    monkeypatch.setattr(Losses, "forward", too_much)
+    with pytest.raises(ShortOfMemoryError):
+        train(recipe(tmp_path), ["name=broken"])
+    assert not list((tmp_path / "runs" / "broken").glob("checkpoint-*"))
+    monkeypatch.setattr(Losses, "forward", original)
+    kept = train(recipe(tmp_path, steps=3), ["name=kept"]) / "progress.json"
+    before = kept.stat()
+    monkeypatch.setattr(Losses, "forward", too_much)
+    with pytest.raises(ShortOfMemoryError):
+        train(recipe(tmp_path), ["name=kept"])
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_path, monkeypatch):

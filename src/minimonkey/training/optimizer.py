@@ -107,7 +107,7 @@ class MuonWithAdamW:
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    found[f"{self.names[parameter]}|{key}"] = torch.as_tensor(value).detach().clone()
+                    found[f"{self.names[parameter]}|{key}"] = torch.as_tensor(value).detach().to("cpu", copy=True)
         return found
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -22,6 +22,7 @@ from minimonkey.data.synthetic.words import ALPHABET
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 from minimonkey.evaluation.metrics import cer
 from minimonkey.image_processing import MiniMonkeyImageProcessor
+from minimonkey.memory import enough_memory
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing import MiniMonkeyProcessor
 from minimonkey.training.batches import Batches
@@ -64,6 +65,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@enough_memory("training", "lower tiles_per_batch, or max_tiles of the ingredients")
 def _train(config: TrainConfig, folder: Path) -> Path:
     """The run itself, in a folder that is there and ours."""
     from minimonkey.training.trainer import Trainer, checkpoints, load_weights

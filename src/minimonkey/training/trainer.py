@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from minimonkey.errors import CheckpointError, MiniMonkeyError
-from minimonkey.memory import enough_memory
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training.batches import Batches
 from minimonkey.training.config import TrainConfig
@@ -50,7 +49,7 @@ class Trainer:
         self.optimizer = MuonWithAdamW(losses.named_parameters(), config.optimizer, config.steps)
         self.losses = self.accelerator.prepare(losses)
         self.batches, self.config, self.folder, self.evaluate = batches, config, folder, evaluate
-        self.step = 0
+        self.step = self.saved_step = 0
         self.stopping = False
         self.seconds = 0.0
         """Time spent in training, over all resumed parts."""
@@ -105,8 +104,9 @@ class Trainer:
             try:
                 batches = [next(loader) for _ in range(self.config.batches_per_step)]
                 window.append(self._gradients(batches))
-            except (MiniMonkeyError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError):
-                self.save()  # no step is lost, but the run goes on only once recipe or code is mended
+            except (MiniMonkeyError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError):
+                if self.step > self.saved_step:
+                    self.save()  # no step is lost, but the run goes on only once recipe or code is mended
                 raise
             self.optimizer.step(self.step)
             self.step += 1
@@ -128,7 +128,6 @@ class Trainer:
                 last_saved = time.monotonic()
         bar.close()
 
-    @enough_memory("training", "lower tiles_per_batch, or max_tiles of the ingredients")
     def _gradients(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         """Gradients of a step's batches, summed, and the means of their figures; the weights stay as they are."""
         self.losses.train()
@@ -152,7 +151,6 @@ class Trainer:
         target = self.folder / f"{CHECKPOINT}{self.step:08d}"
         partial = self.folder / "partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
         self.bare.model.save_pretrained(partial)
         self.bare.processor.save_pretrained(partial)
         for name, head in self.bare.heads.items():
@@ -160,7 +158,9 @@ class Trainer:
         save_file({k: v.contiguous() for k, v in self.optimizer.tensors().items()}, partial / "optimizer.st")
         progress = {"step": self.step, "seconds": self.seconds}
         (partial / "progress.json").write_text(json.dumps(progress))
+        shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+        self.saved_step = self.step
         for old in checkpoints(self.folder)[: -self.config.keep_checkpoints]:
             shutil.rmtree(old)
         return target
@@ -173,7 +173,8 @@ class Trainer:
         load_weights(self.bare, found[-1])
         self.optimizer.load_tensors(load_file(found[-1] / "optimizer.st"))
         progress = json.loads((found[-1] / "progress.json").read_text())
-        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.step = self.saved_step = progress["step"]
+        self.seconds = progress["seconds"]
 
 
 def means(seen: Sequence[dict[str, float]]) -> dict[str, float]:

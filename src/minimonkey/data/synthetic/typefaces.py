@@ -146,6 +146,11 @@ def installed(split: Split) -> tuple[Typeface, ...]:
     return chosen
 
 
+def packages() -> list[str]:
+    """Debian's packages that hold the typefaces of both splits."""
+    return sorted({package for typeface in catalogue() for package in typeface.packages})
+
+
 def lacking(font: ImageFont.FreeTypeFont, characters: Iterable[str]) -> str:
     """The characters that `font` has no glyph for, told by the .notdef box or an empty picture."""
 
