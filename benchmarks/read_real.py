@@ -1,11 +1,12 @@
-"""How well does a model read print that isn't ours? Character error rate on lines and regions of PDF files, with intervals.
+"""How well does a model read print that isn't ours? Character error rate on lines, regions and pages of PDF files, with intervals.
 
     python benchmarks/read_real.py [--kind line] [--model FOLDER] [--pyramid 4-12/3-7] [--no-adaptive] [--errors 20] [--tesseract]
 
-The crops (benchmarks/held_out/real.zip; held_out/make_real.py made them) are of ten documents that Debian packages ship, by
-different hands and programs, drawn at 75 to 200 dpi; truth is pdftotext's. They are for measuring: nothing of them may be trained
-on. A region's lines are joined by spaces, in truth and answer. `--tesseract` lets Tesseract read the same crops, as English;
-the row "in English" leaves out the documents that aren't. Has no bar: exits with 0, or with 2 if Tesseract is missing.
+The crops (real.zip) and pages (pages.zip; benchmarks/held_out/make_real.py made both) are of ten documents that Debian packages
+ship, by different hands and programs, drawn at 75 to 200 dpi, pages at 100; truth is pdftotext's. They are for measuring: nothing
+of them may be trained on. A region's lines are joined by spaces, in truth and answer. A page is asked for some of its lines, by the
+two words that each begins with. `--tesseract` lets Tesseract read the same crops, as English, not the pages; the row "in English"
+leaves out the documents that aren't. Has no bar: exits with 0, or with 2 if Tesseract is missing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ import minimonkey
 import reader
 from minimonkey.pyramid import PyramidSpec, Size
 
-REAL = Path(__file__).parent / "held_out" / "real.zip"
-KINDS = {"line": (reader.LINE, 160), "region": (reader.BLOCK, 420)}
-"""Tesseract's mode and the most tokens of an answer."""
+HELD_OUT = Path(__file__).parent / "held_out"
+KINDS = {
+    "line": ("real.zip", reader.LINE, 160),
+    "region": ("real.zip", reader.BLOCK, 420),
+    "page": ("pages.zip", None, 200),
+}
+"""Where they are, Tesseract's mode if it can be asked, and the most tokens of an answer."""
 X_PX = (0, 5, 6, 8, 11, 1000)
 """Bounds of the groups, by the height of an x in the crop."""
 
@@ -47,23 +52,27 @@ def groups(rows: list[dict]) -> dict[str, list[int]]:
 
 def main() -> int:
     parser = reader.options(__doc__)
-    parser.add_argument("--kind", choices=KINDS, help="only these; lines and regions if not given")
+    parser.add_argument("--kind", choices=KINDS, help="only these; all if not given")
     given = parser.parse_args()
     rival = reader.tesseract_version() if given.tesseract else None
     vlm = minimonkey.load(given.model)
     spec = reader.pyramid_of(vlm, given)
     print(f"{given.model or 'embedded model'}, pyramid {dataclasses.asdict(spec)}")
     for kind in [given.kind] if given.kind else KINDS:
-        mode, longest = KINDS[kind]
-        chosen = [(picture, row) for picture, row in reader.held_out(REAL) if row["kind"] == kind]
+        archive, mode, longest = KINDS[kind]
+        chosen = [(picture, row) for picture, row in reader.held_out(HELD_OUT / archive) if row["kind"] == kind]
         pictures, rows = [picture for picture, _ in chosen], [row for _, row in chosen]
         wanted = [reader.once(row["text"]) for row in rows]
         started = time.perf_counter()
-        said = {"model": [reader.once(answer.text) for answer in reader.read(vlm, pictures, spec, given.batch, longest)]}
+        questions = [row.get("question", reader.QUESTION) for row in rows]
+        answers = reader.read(vlm, pictures, spec, given.batch, longest, questions)
+        said = {"model": [reader.once(answer.text) for answer in answers]}
         seconds = time.perf_counter() - started
         scale = smallest_scale(spec, pictures)
+        right = sum(text == truth for text, truth in zip(said["model"], wanted, strict=True))
         print(f"\n{len(rows)} {kind}s in {seconds:.1f} s, batches of {given.batch}, seen at a scale of {scale:.2f} or more")
-        if rival:
+        print(f"{right} answers are right to the character")
+        if rival and mode is not None:
             print(f"{rival}, {' '.join(reader.settings(mode))}")
             said[rival] = [reader.read_with_tesseract(picture, mode) for picture in pictures]
         print("\n" + reader.table(f"{kind}s", wanted, said, groups(rows)))

@@ -68,13 +68,18 @@ def pyramid_of(vlm: minimonkey.VisionLanguageModel, given: argparse.Namespace) -
 
 
 def read(
-    vlm: minimonkey.VisionLanguageModel, pictures: Sequence[Image.Image], spec: PyramidSpec, batch: int, max_new_tokens: int
+    vlm: minimonkey.VisionLanguageModel,
+    pictures: Sequence[Image.Image],
+    spec: PyramidSpec,
+    batch: int,
+    max_new_tokens: int,
+    questions: Sequence[str] | None = None,
 ) -> list[Answer]:
-    """What the model makes of each picture, greedy."""
+    """What the model makes of each picture, or says to its question, greedy."""
     answers = []
+    requests = list(zip(pictures, questions or [QUESTION] * len(pictures), strict=True))
     for start in range(0, len(pictures), batch):
-        requests = [(picture, QUESTION) for picture in pictures[start : start + batch]]
-        answers += vlm.batch(requests, pyramid=spec, max_new_tokens=max_new_tokens)
+        answers += vlm.batch(requests[start : start + batch], pyramid=spec, max_new_tokens=max_new_tokens)
     return answers
 
 

@@ -20,6 +20,7 @@ from minimonkey.pyramid import PyramidSpec, Size
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "benchmarks" / "held_out" / "real.zip"
+PAGES = REAL.with_name("pages.zip")
 
 
 @pytest.fixture
@@ -88,6 +89,22 @@ def test_real_print_is_frozen():
         assert 3 < row["x_height_px"] < 40
 
 
+def test_real_pages_are_frozen():
+    assert PAGES.stat().st_size < 1_500_000
+    assert hashlib.sha256(PAGES.read_bytes()).hexdigest() == "b5de7cb8c51ef65a7418bf1f53ef14df81b06a5ab4712ab4dccd074df513a321"
+    with zipfile.ZipFile(PAGES) as archive:
+        rows = [json.loads(row) for row in archive.read("pages.jsonl").decode().splitlines()]
+        sources = [json.loads(row) for row in archive.read("sources.jsonl").decode().splitlines()]
+        sizes = {Image.open(io.BytesIO(archive.read(row["image"]))).size for row in rows}
+    assert {row["document"] for row in rows} == {source["document"] for source in sources}
+    assert len({(row["image"], row["question"]) for row in rows}) == len(rows) >= 50
+    assert min(min(size) for size in sizes) > 200
+    for row in rows:
+        begin = " ".join(row["text"].split()[:2])
+        assert row["question"] == f'Read the line that begins with "{begin}".' and set(row["text"]) <= set(ALPHABET)
+        assert 3 < row["x_height_px"] < 40 and row["dpi"] == 100
+
+
 def test_tesseract_is_asked_for_a_line_of_english_on_one_thread(module, program):
     kept = program("printf 'two  words\\n\\f'")
     assert module("reader").read_with_tesseract(Image.new("RGB", (31, 17)), 7) == "two words"
@@ -135,14 +152,25 @@ def test_real_print_by_kind_height_language_and_document(run, program, capsys):
     kept = program("printf 'eins\\n\\nzwei\\n'")
     row = {"kind": "line", "text": "eins", "x_height_px": 4.2, "language": "de", "document": "one"}
     region = {"kind": "region", "text": "eins\nzwei", "x_height_px": 7.0, "language": "en", "document": "two"}
-    assert run("read_real", [row, region], ["ein", "eins\nzwei"], "--tesseract") == 0
-    lines, regions = capsys.readouterr().out.split("\n1 region")
+    page = region | {"kind": "page", "question": "Read the line.", "text": "drei vier", "language": "de", "document": "one"}
+    assert run("read_real", [row, region, page], ["ein", "eins\nzwei", "drei  vier"], "--tesseract") == 0
+    printed, pages = capsys.readouterr().out.split("\n1 page")
+    lines, regions = printed.split("\n1 region")
     assert "| x 0-5 px high | 1 | 0.250 | 0.250-0.250 | 1.250" in lines
     assert "| one | 1 | 0.250" in lines
     assert "in English" not in lines
     assert "| x 6-8 px high | 1 | 0.000 | 0.000-0.000 | 0.000" in regions
     assert "| in English | 1 | 0.000" in regions
-    assert (kept / "words").read_text() == "- - --psm 6 -l eng 1"
+    assert "\n1 answers are right to the character\n" in pages
+    assert "| pages | rows | CER | 95 % |" in pages and "| x 6-8 px high | 1 | 0.000 | 0.000-0.000 |" in pages
+    assert (kept / "words").read_text() == "- - --psm 6 -l eng 1", "no page"
+
+
+def test_a_picture_is_asked_its_own_question(module):
+    asked = []
+    vlm = SimpleNamespace(batch=lambda requests, pyramid, max_new_tokens: asked.extend(requests) or requests)
+    assert module("reader").read(vlm, "abc", None, 2, 9, ["1", "2", "3"]) == [("a", "1"), ("b", "2"), ("c", "3")] == asked
+    assert module("reader").read(vlm, "a", None, 2, 9) == [("a", "Read the text.")]
 
 
 def line_of(module, *words: str, gap: float = 3.0, cells: tuple[float, ...] = ()):
@@ -167,6 +195,18 @@ def line_of(module, *words: str, gap: float = 3.0, cells: tuple[float, ...] = ()
 )
 def test_only_plain_text_is_taken(module, words, setting, taken):
     assert line_of(module, *words, **setting).is_text() is taken
+
+
+def test_lines_side_by_side_are_not_asked_for(module):
+    """Of a table or of columns nobody could say which of them "the line" is."""
+    make = module("make_real")
+
+    def at(top: float, bottom: float):
+        return make.Line((make.Word("The", make.Box(0, top, 20, bottom)),), 1, 1)
+
+    line = at(10, 20)
+    assert not make._beside(line, [at(0, 11), line, at(19, 29)])
+    assert make._beside(line, [at(0, 14), line])
 
 
 def page_of(*strokes: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""How benchmarks/held_out/real.zip was made: lines and regions of print that isn't ours, cropped from PDF files of Debian packages.
+"""How real.zip and pages.zip were made: lines, regions and whole pages of print that isn't ours, from PDF files of Debian packages.
 
     python benchmarks/held_out/make_real.py FOLDER [--only DOCUMENT] [--sheets]
 
 Downloads the packages into FOLDER (apt-get, Debian 12), unpacks them there without installing anything, draws pages with pdftoppm
-and takes what stands there from pdftotext. Writes FOLDER/real.zip; `--sheets` draws every crop with its truth beneath, to be looked
-at. Doesn't know who reads the crops. The set is for measuring: nothing of it may ever be trained on.
+and takes what stands there from pdftotext. Writes FOLDER/real.zip, lines and regions, and FOLDER/pages.zip, one page of each
+document with lines that are asked for by how they begin; `--sheets` draws every crop with its truth beneath, to be looked at.
+Doesn't know who reads them. The sets are for measuring: nothing of them may ever be trained on.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ DPI = (75, 100, 150, 200)
 MEASURED_DPI = 288
 PAGES = 12
 """No more pages of a document are looked at."""
+PAGE_DPI, PAGE_LINES = 100, 6
+"""Of a whole page: its resolution, and how many of its lines are asked for."""
 LINE_CHARACTERS, REGION_CHARACTERS = 120, 330
 INK = 40
 """How far from the paper's grey a pixel counts as ink."""
 LOW = re.compile(r"[acemnorsuvwxz]{2,}")
 """Words as high as an x."""
 DIGITS = re.compile(r"\d+")
+SPACED = re.compile(r" [;,.]|[\[(] ")
+"""Letters that are only set wide."""
 LEADERS = re.compile(r"\. ?\. ?\.")
 WRONG = {"4 Sep 5 15:43 2010 debian - binary", "README . Debian\nREADME . source", "License :\n[ LICENSE TEXT ]"}
 """Truths with spaces between letters that are only set wide: found by looking at the sheets."""
@@ -142,15 +147,16 @@ def around(lines: Sequence[Line]) -> Box:
 def unpacked(source: Source, folder: Path) -> Path:
     """The document as a file below `folder`; what is there already isn't fetched again."""
     place = folder / source.package
-    if not (place / source.file).exists():
+    path = place / source.file.removesuffix(".gz")
+    if path.exists():
+        return path
+    if not place.exists():
         subprocess.run(["apt-get", "download", "-qq", f"{source.package}={source.version}"], cwd=folder, check=True)
         archive = next(folder.glob(f"{source.package}_*.deb"))
         subprocess.run(["dpkg", "-x", archive, place], check=True)
-    path = place / source.file
-    if path.suffix != ".gz":
-        return path
-    subprocess.run(["gunzip", "--keep", "--force", path], check=True)
-    return path.with_suffix("")
+    if not path.exists():
+        subprocess.run(["gunzip", "--keep", f"{path}.gz"], check=True)
+    return path
 
 
 def word_of(word: ElementTree.Element) -> Word:
@@ -307,6 +313,21 @@ class Cutter:
                 found.append(lines)
         return found
 
+    def page_questions(self) -> list[tuple[str, Line]]:
+        """Lines of one page, the one with most to ask for, and the two words that each alone begins with."""
+        rng = random.Random(f"{SEED} page {self.pdf.name}")
+        most: list[tuple[str, Line]] = []
+        for number in sorted(self.pages):
+            lines = [line for line in self.lines if line.page == number]
+            begins = Counter(_beginning(line).casefold() for line in lines)
+            fit = [line for line in lines if len(line.words) > 3 and line.is_text() and line.cell_pt in self.x_heights_pt]
+            fit = [line for line in fit if not SPACED.search(line.text)]
+            fit = [line for line in fit if begins[_beginning(line).casefold()] == 1 and not _beside(line, lines)]
+            if len(fit) > len(most):
+                page = self.page(number, PAGE_DPI)
+                most = [(_beginning(line), line) for line in fit if not self._ruled([line], page, PAGE_DPI)]
+        return sorted(rng.sample(most, min(PAGE_LINES, len(most))), key=lambda pair: pair[1].words[0].box.top)
+
     def crops(self, choices: list[tuple[Line, ...]], count: int, first_dpi: int) -> Iterator[Crop]:
         """The first `count` of the shuffled choices that can be cut, at every resolution in turn."""
         self.rng.shuffle(choices)
@@ -318,6 +339,37 @@ class Cutter:
             if crop is not None:
                 done += 1
                 yield crop
+
+
+def _beginning(line: Line) -> str:
+    return " ".join(word.text for word in line.words[:2])
+
+
+def _beside(line: Line, lines: Sequence[Line]) -> bool:
+    """Whether others share a third of a line's height or more: parts of a table's row, or of two columns."""
+    box, others = around([line]), [around([other]) for other in lines if other is not line]
+    return any(min(box.bottom, other.bottom) - max(box.top, other.top) > (box.bottom - box.top) / 3 for other in others)
+
+
+def page_of(source: Source, number: int, folder: Path) -> tuple[Image.Image, list[dict]]:
+    """A document's page, and what pages.jsonl says of the lines that are asked for."""
+    cutter = Cutter(source, folder)
+    questions = cutter.page_questions()
+    rows = [
+        {
+            "image": f"{number:03}.png",
+            "kind": "page",
+            "question": f'Read the line that begins with "{begin}".',
+            "text": line.text,
+            "x_height_px": round(cutter.x_heights_pt[line.cell_pt] * PAGE_DPI / 72, 1),
+            "dpi": PAGE_DPI,
+            "page": line.page,
+            "document": source.document,
+            "language": source.language,
+        }
+        for begin, line in questions
+    ]
+    return Image.fromarray(cutter.page(questions[0][1].page, PAGE_DPI)), rows
 
 
 def rows_of(source: Source, turn: int, folder: Path) -> list[tuple[Crop, dict]]:
@@ -347,18 +399,17 @@ def png(picture: Image.Image) -> bytes:
     return stored.getvalue()
 
 
-def write(path: Path, rows: Sequence[tuple[Crop, dict]]) -> None:
-    """The archive: the same bytes for the same rows."""
+def write(path: Path, rows: Sequence[dict], pictures: Sequence[Image.Image]) -> None:
+    """The archive, `image` of a row being the number of its picture: the same bytes for the same rows."""
     with zipfile.ZipFile(path, "w") as archive:
 
         def add(name: str, content: bytes | str) -> None:
             archive.writestr(zipfile.ZipInfo(name, (2026, 11, 20, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
 
-        named = [{"id": i, "image": f"{i:03}.png"} | row for i, (_, row) in enumerate(rows)]
-        add("real.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named))
+        add(f"{path.stem}.jsonl", "".join(json.dumps({"id": i} | row, ensure_ascii=False) + "\n" for i, row in enumerate(rows)))
         add("sources.jsonl", "".join(json.dumps(source._asdict(), ensure_ascii=False) + "\n" for source in SOURCES))
-        for row, (crop, _) in zip(named, rows, strict=True):
-            add(row["image"], png(crop.picture))
+        for number, picture in enumerate(pictures):
+            add(f"{number:03}.png", png(picture))
 
 
 def sheet(rows: Sequence[tuple[Crop, dict]]) -> Image.Image:
@@ -384,16 +435,22 @@ def main() -> None:
     parser.add_argument("--only", choices=[source.document for source in SOURCES])
     parser.add_argument("--sheets", action="store_true", help="also write FOLDER/sheet-DOCUMENT.png")
     given = parser.parse_args()
-    rows = []
+    rows, pages = [], []
     for turn, source in enumerate(SOURCES):
         if given.only in (None, source.document):
             found = rows_of(source, turn, given.folder)
-            print(f"{source.document}: {len(found)} crops")
+            picture, asked = page_of(source, len(pages), given.folder)
+            print(f"{source.document}: {len(found)} crops, {len(asked)} lines of a page")
             rows += found
+            pages.append((picture, asked))
             if given.sheets:
                 sheet(found).save(given.folder / f"sheet-{source.document}.png")
-    write(given.folder / "real.zip", sorted(rows, key=lambda row: row[1]["kind"]))
-    print(f"{len(rows)} crops, {(given.folder / 'real.zip').stat().st_size} bytes")
+    rows.sort(key=lambda row: row[1]["kind"])
+    named = [{"image": f"{number:03}.png"} | row for number, (_, row) in enumerate(rows)]
+    write(given.folder / "real.zip", named, [crop.picture for crop, _ in rows])
+    write(given.folder / "pages.zip", [row for _, asked in pages for row in asked], [picture for picture, _ in pages])
+    for name in ("real.zip", "pages.zip"):
+        print(f"{name}: {(given.folder / name).stat().st_size} bytes")
 
 
 if __name__ == "__main__":
