@@ -286,11 +286,3 @@ def test_load_takes_it(monkeypatch):
     assert len(used) == 1
     with pytest.raises(UsageError, match="^engine='onnx': expected 'openvino', or nothing for torch$"):
         inference.load(engine="onnx")
-
-
-def test_signals_stay_on_their_stack(tiny_model):
-    """OpenVINO's own would be freed under the next Ctrl-C."""
-    before = engine.SignalStack.current()
-    use_openvino(tiny_model("qwen2"))
-    after = engine.SignalStack.current()
-    assert (after.start, after.flags, after.size) == (before.start, before.flags, before.size)

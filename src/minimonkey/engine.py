@@ -8,13 +8,11 @@ is asked of the modules (gradients, hidden states, a prompt with padding, tokens
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +23,7 @@ from minimonkey.attention import REPEATED
 from minimonkey.decoder import rotation, window
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.memory import enough_memory
+from minimonkey.signal_stack import signal_stack_kept
 
 SHORTEST = 64
 """Prompts of fewer tokens are left to torch: there is nothing to win."""
@@ -168,34 +167,12 @@ class _Kept(list[torch.Tensor]):
         return keys, values
 
 
-class SignalStack(ctypes.Structure):
-    """Linux's `stack_t`."""
-
-    _fields_: ClassVar = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
-
-    @classmethod
-    def current(cls) -> SignalStack:
-        stack = cls()
-        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
-        return stack
-
-
 @contextmanager
-def _signal_stack_kept() -> Iterator[None]:
-    """Compiling leaves this thread a stack for signals that OpenVINO frees later: the next Ctrl-C would crash the process."""
-    before = SignalStack.current() if sys.platform == "linux" else None
+def _explained(doing: str, *failures: type[Exception]) -> Iterator[None]:
+    """These failures become a UsageError of one line, or a ShortOfMemoryError that says at what memory ran out."""
     try:
-        yield
-    finally:
-        if before is not None:
-            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
-
-
-@contextmanager
-def _explained(*failures: type[Exception]) -> Iterator[None]:
-    """These failures become a UsageError of one line."""
-    try:
-        yield
+        with enough_memory(doing, LESS):
+            yield
     except failures as error:
         cause = error.__cause__ or error  # what the tracer stumbled over; its own error is advice for programmers
         lines = (line.strip() for line in str(cause).splitlines())
@@ -218,14 +195,13 @@ def compiled(
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", "engine='openvino'") from error
     failures = ("General", "Initialization", "NotImplemented", "OpConversion", "OpValidation")
-    explained = _explained(RuntimeError, *(getattr(frontend, f"{name}Failure") for name in failures))
-    with explained, enough_memory("compiling for OpenVINO", LESS):
+    with _explained("compiling for OpenVINO", RuntimeError, *(getattr(frontend, f"{name}Failure") for name in failures)):
         program = _program(module, example, shapes, dtype)
     turn = threading.Lock()  # a program keeps the tensors of one run; two at once would have to share the threads anyway
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         inputs = [tensor.detach().float().contiguous().numpy() for tensor in tensors]
-        with turn, _explained(RuntimeError), enough_memory("answering", LESS):
+        with turn, _explained("answering", RuntimeError):
             results = program(inputs, share_inputs=True)
         return [torch.from_numpy(results[port]).to(dtype) for port in program.outputs]
 
@@ -250,5 +226,5 @@ def _program(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[
     graph = borders.build()
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
     settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    with _signal_stack_kept():
+    with signal_stack_kept():
         return openvino.Core().compile_model(graph, "CPU", settings)
