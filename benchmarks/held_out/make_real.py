@@ -148,14 +148,13 @@ def unpacked(source: Source, folder: Path) -> Path:
     """The document as a file below `folder`; what is there already isn't fetched again."""
     place = folder / source.package
     path = place / source.file.removesuffix(".gz")
-    if path.exists():
-        return path
-    if not place.exists():
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.exists() and not packed.exists():
         subprocess.run(["apt-get", "download", "-qq", f"{source.package}={source.version}"], cwd=folder, check=True)
         archive = next(folder.glob(f"{source.package}_*.deb"))
         subprocess.run(["dpkg", "-x", archive, place], check=True)
     if not path.exists():
-        subprocess.run(["gunzip", "--keep", f"{path}.gz"], check=True)
+        subprocess.run(["gunzip", "--keep", packed], check=True)
     return path
 
 
@@ -314,7 +313,7 @@ class Cutter:
         return found
 
     def page_questions(self) -> list[tuple[str, Line]]:
-        """Lines of one page, the one with most to ask for, and the two words that each alone begins with."""
+        """Lines of one page, one with many to ask for, and the two words that each alone begins with."""
         rng = random.Random(f"{SEED} page {self.pdf.name}")
         most: list[tuple[str, Line]] = []
         for number in sorted(self.pages):
@@ -351,9 +350,8 @@ def _beside(line: Line, lines: Sequence[Line]) -> bool:
     return any(min(box.bottom, other.bottom) - max(box.top, other.top) > (box.bottom - box.top) / 3 for other in others)
 
 
-def page_of(source: Source, number: int, folder: Path) -> tuple[Image.Image, list[dict]]:
+def page_of(source: Source, number: int, cutter: Cutter) -> tuple[Image.Image, list[dict]]:
     """A document's page, and what pages.jsonl says of the lines that are asked for."""
-    cutter = Cutter(source, folder)
     questions = cutter.page_questions()
     rows = [
         {
@@ -372,9 +370,8 @@ def page_of(source: Source, number: int, folder: Path) -> tuple[Image.Image, lis
     return Image.fromarray(cutter.page(questions[0][1].page, PAGE_DPI)), rows
 
 
-def rows_of(source: Source, turn: int, folder: Path) -> list[tuple[Crop, dict]]:
+def rows_of(source: Source, turn: int, cutter: Cutter) -> list[tuple[Crop, dict]]:
     """A document's crops, regions first, and what real.jsonl says of them."""
-    cutter = Cutter(source, folder)
     crops = [*cutter.crops(cutter.regions(), REGIONS, 2 * turn), *cutter.crops([(line,) for line in cutter.lines], LINES, 0)]
     return [
         (
@@ -438,8 +435,9 @@ def main() -> None:
     rows, pages = [], []
     for turn, source in enumerate(SOURCES):
         if given.only in (None, source.document):
-            found = rows_of(source, turn, given.folder)
-            picture, asked = page_of(source, len(pages), given.folder)
+            cutter = Cutter(source, given.folder)
+            found = rows_of(source, turn, cutter)
+            picture, asked = page_of(source, len(pages), cutter)
             print(f"{source.document}: {len(found)} crops, {len(asked)} lines of a page")
             rows += found
             pages.append((picture, asked))

