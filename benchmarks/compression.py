@@ -20,10 +20,10 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from internvl2_1b import TILE_TOKENS, random_model
-from minimonkey.compression import SELECTORS, CompressionSpec
-from minimonkey.decoder import rotation, walk
+from minimonkey.compression.spec import SELECTORS, CompressionSpec
 from minimonkey.evaluation.speed import medians
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.language_model.layers import rotation, walk
+from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from report import Bar, circumstances, conclude, options, parse
 
 BARS = {(12, 7, 1): 0.68, (12, 0, 1): 0.53}

@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 from internvl2_1b import random_model, stock
-from minimonkey.engine import compiled, use_openvino
 from minimonkey.errors import MissingExtraError
 from minimonkey.evaluation.speed import medians
+from minimonkey.inference.openvino import compiled, use_openvino
 from report import Bar, circumstances, conclude, options, parse
 
 BARS = {"bfloat16": (1.5, 1e-2), "float32": (1.8, 1e-4)}

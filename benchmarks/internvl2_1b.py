@@ -13,14 +13,14 @@ import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transformers.initialization import no_init_weights
 
-from minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.engine import use_openvino
-from minimonkey.image_processing import MiniMonkeyImageProcessor
 from minimonkey.inference import VisionLanguageModel
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.inference.openvino import use_openvino
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
+from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
-from minimonkey.training.character_tokenizer import character_tokenizer
+from minimonkey.training.nano.character_tokenizer import character_tokenizer
 
 LAYERS = 24
 """Of the encoder and of the language model."""

@@ -54,7 +54,7 @@ def make_checkpoint(folder: Path, layers: int) -> None:
     from minimonkey.checkpoints.folder import ModelFolder
     from minimonkey.checkpoints.rules import disk_name, to_published
     from minimonkey.checkpoints.tensors import LazyTensor, write_shards
-    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+    from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
     for file in GOLDEN.glob("*"):
         if not file.name.startswith(("golden", "model")):

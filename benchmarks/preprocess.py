@@ -16,7 +16,7 @@ from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from minimonkey.evaluation.speed import medians
-from minimonkey.image_processing import MiniMonkeyImageProcessor
+from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.pyramid import PyramidSpec
 
 PLAIN_BAR, PYRAMID_BAR = 0.6, 0.75

@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import minimonkey
-from minimonkey.answer import boxes_of
-from minimonkey.data.synthetic.document import Document
-from minimonkey.data.synthetic.held_out import digests, held_out_documents
-from minimonkey.data.synthetic.questions import UNANSWERABLE, Question
 from minimonkey.errors import DataError, UsageError
 from minimonkey.evaluation.metrics import anls, cer_counts, confidence_interval
+from minimonkey.inference.answer import boxes_of
 from minimonkey.pyramid import Box, Pyramid, PyramidSpec, Size
+from minimonkey.synthetic.document import Document
+from minimonkey.synthetic.held_out import digests, held_out_documents
+from minimonkey.synthetic.questions import UNANSWERABLE, Question
 from reader import exit_code
 
 FROZEN = Path(__file__).parents[1] / "tests" / "golden" / "held_out_documents.json"

@@ -20,9 +20,9 @@ from pathlib import Path
 from PIL import Image
 
 import minimonkey
-from minimonkey.answer import Answer
 from minimonkey.errors import DataError, UsageError
 from minimonkey.evaluation.metrics import cer, cer_counts, confidence_interval
+from minimonkey.inference.answer import Answer
 from minimonkey.pyramid import PyramidSpec
 
 QUESTION = "Read the text."

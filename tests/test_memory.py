@@ -10,9 +10,9 @@ import torch
 
 from minimonkey.errors import MiniMonkeyError, ShortOfMemoryError
 from minimonkey.inference import VisionLanguageModel
-from minimonkey.loading import load_strictly
+from minimonkey.inference.prefix_cache import Prefix
 from minimonkey.memory import enough_memory
-from minimonkey.prefix import Prefix
+from minimonkey.models.strict_loading import load_strictly
 
 TOO_MUCH = 2**60
 

@@ -65,7 +65,7 @@ def test_signatures():
     assert parameters(minimonkey.VisionLanguageModel.stream) == ["self", "pictures", "question", "settings"]
     assert parameters(minimonkey.VisionLanguageModel.batch) == ["self", "requests", "settings"]
     assert parameters(minimonkey.VisionLanguageModel.open) == ["self", "pictures", "system", "pyramid", "compression"]
-    from minimonkey.opened import OpenPicture
+    from minimonkey.inference.open_picture import OpenPicture
 
     assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
     assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]

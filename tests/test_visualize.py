@@ -6,7 +6,7 @@ from PIL import Image
 
 from minimonkey import visualize
 from minimonkey.errors import UsageError
-from minimonkey.image_processing import render_level
+from minimonkey.processing.image_processor import render_level
 from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.visualize import (
     BOX_COLOURS,

@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from minimonkey.data.synthetic.words import ALPHABET
+from minimonkey.synthetic.material.words import ALPHABET
 
 SEED = 40_000_000
 LINES, REGIONS = 20, 6

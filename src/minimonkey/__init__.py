@@ -15,19 +15,19 @@ import importlib.metadata
 from typing import Any
 
 _MODULE_OF = {
-    "Answer": "answer",
+    "Answer": "inference",
     "Box": "pyramid",
     "CheckpointError": "errors",
     "CompressionSpec": "compression",
     "DataError": "errors",
     "Grid": "pyramid",
-    "MiniMonkeyConfig": "configuration",
+    "MiniMonkeyConfig": "models.minimonkey.configuration",
     "MiniMonkeyError": "errors",
-    "MiniMonkeyForConditionalGeneration": "modeling",
-    "MiniMonkeyImageProcessor": "image_processing",
-    "MiniMonkeyProcessor": "processing",
+    "MiniMonkeyForConditionalGeneration": "models.minimonkey.modeling",
+    "MiniMonkeyImageProcessor": "processing.image_processor",
+    "MiniMonkeyProcessor": "processing.processor",
     "MissingExtraError": "errors",
-    "OpenPicture": "opened",
+    "OpenPicture": "inference",
     "PictureError": "errors",
     "PromptError": "errors",
     "Pyramid": "pyramid",
@@ -39,27 +39,10 @@ _MODULE_OF = {
     "VisionLanguageModel": "inference",
     "load": "inference",
     "load_picture": "documents",
+    "register": "models.registration",
 }
 
-__all__ = ["register", *_MODULE_OF]
-
-
-def register() -> None:
-    """Teach the Auto classes of transformers our model type; `load()` does it too. Calling it again changes nothing."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-
-    from minimonkey.configuration import MiniMonkeyConfig
-    from minimonkey.image_processing import MiniMonkeyImageProcessor
-    from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-    from minimonkey.processing import MiniMonkeyProcessor
-    from minimonkey.tokenization import LlamaSentencePieceTokenizer, SentencePieceTokenizer
-
-    AutoConfig.register("minimonkey", MiniMonkeyConfig, exist_ok=True)
-    AutoImageProcessor.register(MiniMonkeyConfig, image_processor_classes={"pil": MiniMonkeyImageProcessor}, exist_ok=True)
-    AutoProcessor.register(MiniMonkeyConfig, MiniMonkeyProcessor, exist_ok=True)
-    for tokenizer in (SentencePieceTokenizer, LlamaSentencePieceTokenizer):  # found by their names in tokenizer_config.json
-        AutoTokenizer.register(MiniMonkeyConfig, tokenizer_class=tokenizer, exist_ok=True)
-    AutoModelForImageTextToText.register(MiniMonkeyConfig, MiniMonkeyForConditionalGeneration, exist_ok=True)
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

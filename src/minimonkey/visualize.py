@@ -210,7 +210,7 @@ def _legend(pyramid: Pyramid, width_px: int) -> Image.Image:
 
 def _panel(picture: Image.Image, level: Level, first: int) -> Image.Image:
     """The tiles of a level in their grid, under a heading; `first` is the number of its first tile in the sequence."""
-    from minimonkey.image_processing import render_level  # needs transformers, which the other functions here do without
+    from minimonkey.processing.image_processor import render_level  # needs transformers, which the other functions here do without
 
     canvas = render_level(picture, level)
     columns, rows = level.grid

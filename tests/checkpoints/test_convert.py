@@ -22,7 +22,7 @@ from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_processor
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.inference import EMBEDDED
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.pyramid import PyramidSpec
 
 

@@ -17,8 +17,8 @@ import minimonkey
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.rules import disk_name, to_published
 from minimonkey.checkpoints.tensors import LazyTensor
-from minimonkey.compression import CompressionSpec
-from minimonkey.image_processing import tiles_uint8
+from minimonkey.compression.spec import CompressionSpec
+from minimonkey.processing.image_processor import tiles_uint8
 from minimonkey.pyramid import PyramidSpec
 
 MONKEY, PLAIN = "minimonkey-internlm2-56", "internvl2-qwen2-56"

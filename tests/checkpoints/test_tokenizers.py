@@ -13,10 +13,10 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
 from minimonkey.checkpoints.tokenizers import LlamaSentencePieceTokenizer, SentencePieceTokenizer, published_tokenizer
-from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import CheckpointError
-from minimonkey.image_processing import MiniMonkeyImageProcessor
-from minimonkey.processing import BREAK, MARKUP, MiniMonkeyProcessor
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
+from minimonkey.processing.processor import BREAK, MARKUP, MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
 from tests.checkpoints.slow_llama import PHI3_TOKENS, SPECIAL, SlowLlama, sentences, train_pieces, write_phi3_tokenizer
 

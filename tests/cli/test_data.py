@@ -7,8 +7,9 @@ from PIL import Image
 
 from minimonkey.cli import data
 from minimonkey.cli.data import TEXTS, Kind
-from minimonkey.data.synthetic import document, lines
-from tests.data.conftest import make_small
+from minimonkey.synthetic import document
+from minimonkey.synthetic.rendering import lines
+from tests.synthetic.conftest import make_small
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from PIL import Image
 
 def test_train_hands_over_the_recipe(run, monkeypatch):
     calls = []
-    monkeypatch.setattr("minimonkey.training.run.train", lambda *words: calls.append(words) or Path("runs/it/checkpoint-2"))
+    monkeypatch.setattr("minimonkey.training.nano.run.train", lambda *words: calls.append(words) or Path("runs/it/checkpoint-2"))
     result = run("train", "recipe.yaml", "seed=1", "optimizer.clip_norm=0.5")
     assert (result.code, result.out) == (0, "wrote runs/it/checkpoint-2\n")
     assert run("train", "recipe.yaml").code == 0

@@ -6,8 +6,10 @@ import pytest
 @pytest.fixture
 def pillow_text(monkeypatch):
     """Training draws in Pillow's own typeface and in made-up words."""
-    from minimonkey.data.synthetic import document, lines, typefaces, words
-    from minimonkey.training import batches
+    from minimonkey.synthetic import document
+    from minimonkey.synthetic.material import typefaces, words
+    from minimonkey.synthetic.rendering import lines
+    from minimonkey.training.nano import batches
 
     text = "".join(f"\n{a}{b}" for a in "bdgklmnprst" for b in "aeiou") + "\n"
 
@@ -21,7 +23,7 @@ def pillow_text(monkeypatch):
 @pytest.fixture
 def recipe():
     """Make a configuration of four steps: `recipe(looking_weight=1.0)` takes what differs."""
-    from minimonkey.training.config import Ingredient, TrainConfig
+    from minimonkey.training.nano.config import Ingredient, TrainConfig
 
     def make(**changes) -> TrainConfig:
         mixture = (Ingredient("tile", zoom=(0.5, 1.0)), Ingredient("line", max_tiles=6))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minimonkey.errors import UsageError
-from minimonkey.training.config import TrainConfig
+from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"))

@@ -1,0 +1,1 @@
+"""Model folders, published ones too: found, checked, read, converted."""

@@ -20,7 +20,7 @@ from minimonkey.checkpoints.published import PublishedSettings
 from minimonkey.checkpoints.rules import to_published
 from minimonkey.checkpoints.tensors import SHARD_BYTES, write_shards
 from minimonkey.errors import CheckpointError, UsageError
-from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.processing.processor import MiniMonkeyProcessor
 
 ARCHITECTURES = {"native": "MiniMonkeyForConditionalGeneration", "stock": "InternVLForConditionalGeneration"}
 KEPT = "published"

@@ -25,8 +25,8 @@ from transformers import InternVLConfig, PreTrainedTokenizerBase
 from minimonkey.checkpoints.published import MODEL_TYPE, PublishedSettings
 from minimonkey.checkpoints.rules import to_native
 from minimonkey.checkpoints.tensors import INDEX, LazyTensor, opened
-from minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.errors import CheckpointError, PyramidError
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.pyramid import PyramidSpec
 
 Layout = Literal["native", "stock", "published"]

@@ -12,16 +12,16 @@ import torch
 from jinja2 import TemplateError
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
-from minimonkey import register
 from minimonkey.checkpoints.folder import ModelFolder, first_line, read_json, weight_files
 from minimonkey.checkpoints.published import STOP, chat_template
 from minimonkey.checkpoints.rules import DROPPED, Rule, disk_name, to_published
 from minimonkey.checkpoints.tensors import LazyTensor, opened
 from minimonkey.errors import CheckpointError, PyramidError
-from minimonkey.image_processing import MiniMonkeyImageProcessor
-from minimonkey.loading import check_fit
-from minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.processing import MiniMonkeyProcessor
+from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.models.registration import register
+from minimonkey.models.strict_loading import check_fit
+from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
+from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
 
 

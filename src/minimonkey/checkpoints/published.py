@@ -20,7 +20,7 @@ from minimonkey.errors import CheckpointError
 from minimonkey.pyramid import PyramidSpec
 
 MODEL_TYPE = "internvl_chat"
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parents[1] / "processing" / "templates"
 STOP = {
     "internlm2-chat": "<|im_end|>",
     "Hermes-2": "<|im_end|>",

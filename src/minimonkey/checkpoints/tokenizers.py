@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import TokenizersBackend
 
 from minimonkey.errors import CheckpointError
-from minimonkey.tokenization import SPACE, LlamaSentencePieceTokenizer, SentencePieceTokenizer
+from minimonkey.processing.tokenizers import SPACE, LlamaSentencePieceTokenizer, SentencePieceTokenizer
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 IMAGE_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimonkey.cli.pictures import (
+from minimonkey.cli.options import (
     DeviceOption,
     DtypeOption,
     EngineOption,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from minimonkey.compression import CompressionSpec
+    from minimonkey.compression.spec import CompressionSpec
     from minimonkey.inference import Answer, VisionLanguageModel
 
 CompressionOption = Annotated[
@@ -157,7 +157,7 @@ def compression_spec(text: str | None, draw_kept: Path | None) -> CompressionSpe
         raise UsageError("--draw-kept draws what a compression keeps: say which, such as --compression scm:0.5")
     if text is None:
         return None
-    from minimonkey.compression import CompressionSpec
+    from minimonkey.compression.spec import CompressionSpec
 
     return CompressionSpec.parse(text)
 
@@ -176,7 +176,7 @@ def check_drawing(option: str, path: Path, sources: list[str]) -> None:
 
 def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageModel) -> None:
     """Write the picture with the answer's boxes and their `<ref>` texts, or say that there are none."""
-    from minimonkey.answer import labels_of
+    from minimonkey.inference.answer import labels_of
     from minimonkey.visualize import draw_boxes
 
     if not answer.boxes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimonkey.cli.pictures import (
+from minimonkey.cli.options import (
     DeviceOption,
     DtypeOption,
     EngineOption,

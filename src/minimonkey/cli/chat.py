@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minimonkey.cli.ask import CompressionOption, names_a_picture
-from minimonkey.cli.pictures import (
+from minimonkey.cli.options import (
     DeviceOption,
     DtypeOption,
     EngineOption,
@@ -30,7 +30,7 @@ from minimonkey.errors import MiniMonkeyError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from minimonkey.compression import CompressionSpec
+    from minimonkey.compression.spec import CompressionSpec
     from minimonkey.inference import OpenPicture, VisionLanguageModel
 
 HINT = "Ctrl-C stops an answer, Ctrl-D leaves, /help lists what else there is"
@@ -92,7 +92,7 @@ def read_pictures(sources: list[str]) -> list[Image]:
 
 def question_free(text: str) -> CompressionSpec:
     """What `--compression` asks for, the pictures alone being asked. Raises UsageError for a selector that asks the question."""
-    from minimonkey.compression import CompressionSpec
+    from minimonkey.compression.spec import CompressionSpec
 
     return CompressionSpec.parse(text).before_questions()
 
@@ -175,7 +175,7 @@ class Conversation:
 
     def answer(self, question: str) -> None:
         """Print the answer as it comes; one that is stopped counts as far as it was said."""
-        from minimonkey.processing import IMAGE_MARK
+        from minimonkey.processing.processor import IMAGE_MARK
 
         if not self.history and IMAGE_MARK not in question:  # marked, the pictures stay where they are from turn to turn
             question = f"{IMAGE_MARK}\n" * len(self.opened.pyramids) + question

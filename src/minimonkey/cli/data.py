@@ -1,4 +1,4 @@
-"""`minimonkey data ...`: look at training data. Its making is the business of minimonkey.data."""
+"""`minimonkey data ...`: look at training data. Its making is the business of minimonkey.synthetic."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from minimonkey.cli.pictures import save_picture
+from minimonkey.cli.options import save_picture
 from minimonkey.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from minimonkey.data.synthetic.document import Document
+    from minimonkey.synthetic.document import Document
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -82,14 +82,14 @@ def synthetic(
     if kind in TEXTS:
         if questions:
             raise UsageError(f"--questions is for documents, but --kind is {kind.value}; try --kind document")
-        from minimonkey.data.synthetic.contact_sheet import contact_sheet as draw
+        from minimonkey.synthetic.contact_sheet import contact_sheet as draw
 
         save_sheet(draw(count, seed, kind.value, split=split, dots=dots), contact_sheet)
         return
     if count > MOST_DOCUMENTS:
         raise UsageError(f"--count is {count}: a sheet holds {MOST_DOCUMENTS} documents at most; see others with --seed")
-    from minimonkey.data.synthetic.contact_sheet import document_sheet
-    from minimonkey.data.synthetic.document import make_document
+    from minimonkey.synthetic.contact_sheet import document_sheet
+    from minimonkey.synthetic.document import make_document
 
     def documents() -> Iterator[Document]:
         for number in range(seed, seed + count):

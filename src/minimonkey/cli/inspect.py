@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from minimonkey.cli.cost import SHAPES, Shape, readable_flops
-from minimonkey.cli.pictures import PlainOption, PyramidOption, pyramid_changes, read_picture, save_picture
+from minimonkey.cli.options import PlainOption, PyramidOption, pyramid_changes, read_picture, save_picture
+from minimonkey.evaluation.flops import SHAPES, Shape, readable_flops
 from minimonkey.pyramid import Pyramid, PyramidSpec, Size
 
 

@@ -25,7 +25,7 @@ def train(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from minimonkey.training.run import train as run
+    from minimonkey.training.nano.run import train as run
 
     disable_progress_bar()  # each checkpoint would draw one into ours
     print(f"wrote {run(recipe, list(overrides or []))}")

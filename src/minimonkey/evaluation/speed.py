@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from minimonkey.answer import Answer
-from minimonkey.compression import CompressionSpec
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.inference import OpenPicture, VisionLanguageModel
+from minimonkey.inference.answer import Answer
 from minimonkey.pyramid import Size
 
 A4_PX = Size(height=1754, width=1240)

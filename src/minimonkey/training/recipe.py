@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimonkey.errors import MissingExtraError, UsageError
-from minimonkey.training.config import TrainConfig
+from minimonkey.training.nano.config import TrainConfig
 
 
 def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:

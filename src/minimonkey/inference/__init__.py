@@ -1,0 +1,7 @@
+"""Load a model and ask it: the only place that chooses device, number format and engine."""
+
+from minimonkey.inference.answer import Answer
+from minimonkey.inference.open_picture import OpenPicture
+from minimonkey.inference.vision_language_model import EMBEDDED, VisionLanguageModel, load
+
+__all__ = ["EMBEDDED", "Answer", "OpenPicture", "VisionLanguageModel", "load"]

@@ -1,0 +1,1 @@
+"""What is done with transformers' decoder layers: running them, attention, rotary positions, KV cache."""

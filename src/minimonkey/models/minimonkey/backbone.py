@@ -1,0 +1,184 @@
+"""The network without a head: InternVL of transformers, told apart only where Mini-Monkey differs. Which tiles does the vision
+encoder see, and which tokens the language model?
+
+At inference no tile is encoded twice, and tiles go through the encoder a bounded number at a time. Knows nothing of pictures,
+text or devices: tensors stay where the caller put them.
+
+    shapes: T tiles, P pictures, S tile side in pixels, N tokens a tile, D hidden size, B rows of text, L length of a row,
+            K tokens that compression keeps of a row
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import InternVLModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
+from transformers.utils import can_return_tuple
+
+from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.prefill import compress
+from minimonkey.compression.spans import detail_levels
+from minimonkey.compression.spec import CompressionSpec
+from minimonkey.errors import UsageError
+from minimonkey.language_model.attention import pack_heads
+from minimonkey.language_model.rotary import make_stateless
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.models.minimonkey.vision_features import distinct_tiles, joined, repeated, with_class_attention
+from minimonkey.models.strict_loading import register_key_names
+from minimonkey.pyramid import LevelName
+
+PICTURE_INPUTS = (
+    "pixel_values",
+    "attention_mask",
+    "level_tiles",
+    "level_order",
+    "mm_encoder_outputs",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""What else belongs to a prompt than its ids; compression turns all of it into embeddings."""
+OF_THE_WHOLE_PROMPT = ("past_key_values", "output_hidden_states", "output_attentions")
+"""What there can't be if fewer tokens are read from one layer to the next, into a cache of their own."""
+
+
+class MiniMonkeyModel(InternVLModel):
+    """Vision encoder, projector and language model, without a head."""
+
+    config: MiniMonkeyConfig
+
+    tile_batch: int = 16
+    """Most tiles that go through the vision encoder at once at inference; bounds its memory."""
+    encode_duplicates: bool = False
+    """True sends every tile through the encoder, identical ones too (to compare with)."""
+
+    def __init__(self, config: MiniMonkeyConfig) -> None:
+        register_key_names()
+        super().__init__(config)
+        make_stateless(self.language_model)
+        pack_heads(self.language_model)
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        class_attention: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode tiles: float [T, 3, S, S] -> an output whose `pooler_output` is [T, N, D], ready for the language model.
+
+        In evaluation mode and without gradients each distinct tile is encoded once, `tile_batch` at a time; otherwise all tiles
+        at once, as the stock model does. Values equal the stock model's up to the rounding of another batch size.
+        `class_attention`: the output's `attentions` is a tuple of one, where the class token looks in the encoder's last layer:
+        float32 [T, patches].
+        """
+
+        kwargs |= {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
+        encode = partial(super().get_image_features, return_dict=True, **kwargs)
+        if class_attention:
+            encode = partial(with_class_attention, self.vision_tower.encoder.layer[-1], encode)
+
+        if self.training or torch.is_grad_enabled():
+            return encode(pixel_values=pixel_values)
+        if self.encode_duplicates:
+            return joined([encode(pixel_values=tiles) for tiles in pixel_values.split(self.tile_batch)])
+        first, index = distinct_tiles(pixel_values)
+        return repeated(joined([encode(pixel_values=tiles) for tiles in pixel_values[first].split(self.tile_batch)]), index)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        level_tiles: torch.LongTensor | None = None,
+        level_order: Sequence[LevelName] | None = None,
+        compression: CompressionSpec | Compressed | None = None,
+        **inputs: Any,
+    ) -> InternVLModelOutputWithPast:
+        """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
+        if compression is None or is_filled(inputs.get("past_key_values")):
+            return super().forward(input_ids=input_ids, **inputs)
+        if isinstance(compression, Compressed):
+            times = 1 if input_ids is None else len(input_ids) // len(compression.index)
+            compressed = compression.repeated(times)
+            if input_ids is not None and input_ids.shape[1] > compressed.index.shape[1]:
+                compressed = self._followed(compressed, input_ids, inputs.get("attention_mask"))
+        else:
+            prompt = {name: inputs.get(name) for name in PICTURE_INPUTS} | {"level_tiles": level_tiles, "level_order": level_order}
+            found = self.compress(compression, input_ids, **prompt)
+            if found is None:
+                return super().forward(input_ids=input_ids, **inputs)
+            for name in ("position_ids",) if found.hidden is None else ("position_ids", *OF_THE_WHOLE_PROMPT):
+                if inputs.get(name) is not None and inputs[name] is not False:
+                    raise UsageError(f"{compression.selector} changes which tokens there are: leave out {name}")
+            compressed = found
+        if compressed.hidden is None:
+            read = {"inputs_embeds": compressed.embeddings, "attention_mask": compressed.mask, "position_ids": compressed.positions}
+            return super().forward(**{name: value for name, value in inputs.items() if name not in PICTURE_INPUTS} | read)
+        cache = None if inputs.get("use_cache") is False else compressed.cache
+        return InternVLModelOutputWithPast(self.language_model.norm(compressed.hidden), past_key_values=cache)
+
+    def compress(
+        self,
+        spec: CompressionSpec,
+        input_ids: torch.LongTensor | None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        level_tiles: torch.LongTensor | None = None,
+        level_order: Sequence[LevelName] | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **how: Any,
+    ) -> Compressed | None:
+        """What the language model gets instead of prompts [B, L]; with some selectors it has read it already.
+
+        `level_order`: the order of a picture's levels, detail first if not given; `how` its tiles are encoded, as in
+        `get_image_features`. None if there is nothing to compress: no picture, or none with a detail level. Raises UsageError for
+        what the selector can't do.
+        """
+        if not isinstance(spec, CompressionSpec):
+            raise UsageError(f"compression={spec!r}: expected a CompressionSpec")
+        ready = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is None and ready is None:
+            return None
+        if input_ids is None:
+            raise UsageError("compression finds image tokens by their ids: give input_ids, not embeddings")
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        levels = detail_levels(input_ids, mask, level_tiles, self.config.image_token_id, spec, level_order)
+        if not levels:
+            return None
+        by_class = spec.selector == "visionzip"
+        if ready is None:
+            ready = self.get_image_features(pixel_values, return_dict=True, class_attention=by_class, **how)
+        elif by_class and not ready.attentions:
+            raise UsageError(
+                "visionzip watches the encoder: give pixel_values, or outputs of get_image_features(class_attention=True)"
+            )
+        embeddings = self.get_input_embeddings()(input_ids)
+        features = ready.pooler_output.to(embeddings)
+        places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
+        embeddings = embeddings.masked_scatter(places, features)
+        looks = self._by_token(ready.attentions[0]) if by_class else None
+        return compress(self.language_model, embeddings, mask, levels, spec, looks)
+
+    def _followed(self, compressed: Compressed, input_ids: torch.Tensor, mask: torch.Tensor | None) -> Compressed:
+        """With what stands behind the kept tokens in ids [B, K + Q], of which `mask` leaves padding out, read too."""
+        new = input_ids[:, compressed.index.shape[1] :]
+        mask = torch.ones_like(new) if mask is None else mask[:, compressed.index.shape[1] :]
+        return compressed.followed_by(self.language_model, self.get_input_embeddings()(new), mask)
+
+    def _by_token(self, attention: torch.Tensor) -> torch.Tensor:
+        """What patches [T, patches] get, as what image tokens get, each of which is made of several: [T * N]."""
+        side = math.isqrt(attention.shape[1])
+        patches = attention.view(len(attention), side, side, 1)
+        return self.pixel_shuffle(patches, scale_factor=self.config.downsample_ratio).sum(dim=-1).flatten()
+
+
+def is_filled(cache: Any) -> bool:
+    """Whether a cache, or None, holds tokens."""
+    return cache is not None and cache.get_seq_length() > 0

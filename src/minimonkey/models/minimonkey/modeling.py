@@ -1,0 +1,153 @@
+"""The network that answers: InternVL of transformers with our backbone, and a prompt that may lose image tokens on its way in.
+
+Knows nothing of pictures, text or devices: tensors stay where the caller put them.
+
+    shapes: P pictures, B rows of text, L length of a row, K tokens that compression keeps of a row, V vocabulary
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, InternVLForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.spans import Selection
+from minimonkey.compression.spec import CompressionSpec
+from minimonkey.errors import UsageError
+from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.models.strict_loading import load_strictly
+from minimonkey.pyramid import LevelName
+
+
+class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
+    """Mini-Monkey: tiles of a pyramid and text in, text out. Same tensors and key names as the stock InternVL class."""
+
+    config: MiniMonkeyConfig
+    config_class = MiniMonkeyConfig
+
+    def __init__(self, config: MiniMonkeyConfig) -> None:
+        super(InternVLForConditionalGeneration, self).__init__(config)  # the stock __init__ would build a stock InternVLModel
+        self.model = MiniMonkeyModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, source, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+        """As in transformers, but safetensors only, no remote code, and a CheckpointError for every tensor that doesn't fit."""
+        model, info = load_strictly(super().from_pretrained, source, *args, **kwargs)
+        return (model, info) if output_loading_info else model
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        level_tiles: torch.LongTensor | None = None,
+        level_order: Sequence[LevelName] | None = None,
+        compression: CompressionSpec | Compressed | None = None,
+        **kwargs: Any,
+    ):
+        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and three more.
+
+        `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. With `level_order`, detail first if not
+        given, it says where the levels lie among the image tokens; only `compression` needs them.
+        `compression`: logits are [B, K, V] then, those of the kept tokens, padded on the left where rows keep different numbers of
+        them. With a cache that holds tokens it does nothing: it belongs to the prompt. Whoever goes on from there by hand gives
+        `position_ids` that go on from the prompt's, unless `compression.positions` is "compact". What `model.compress` made of the
+        prompt before may be given for it; ids behind those that it kept are read then, and logits are theirs alone.
+        """
+        if compression is not None and not is_filled(past_key_values):
+            if labels is not None:
+                raise UsageError("compression changes which tokens there are: leave out labels")
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order, "compression": compression}
+        return super().forward(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            image_sizes=image_sizes,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        compression: CompressionSpec | Compressed | None = None,
+        selections: list[Selection] | None = None,
+        **settings: Any,
+    ):
+        """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens, and
+        `selections`, a list, gets what was chosen of each picture.
+
+        What comes back is as without it: the whole prompts' ids, then the new ones; `max_length` and `min_length` count both.
+        Streamers and criteria see the kept ids. If what `model.compress` made of prompts is given for it, `inputs` are the kept
+        ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language model has
+        read the prompts.
+        """
+        if compression is None:
+            return super().generate(inputs, generation_config, *args, **settings)
+        if isinstance(compression, Compressed):
+            mask = settings.get("attention_mask", compression.mask)
+            places = torch.cat((compression.positions, compression.behind(mask[:, compression.mask.shape[1] :])), dim=1)
+            settings |= {"attention_mask": mask, "position_ids": places}
+            generation_config = self._take_off(compression.dropped, settings, generation_config)
+            return super().generate(inputs, generation_config, *args, **settings, compression=compression)
+        if is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
+            raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
+        if settings.get("use_cache") is False:
+            raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
+        prompt = settings.pop("input_ids", inputs)
+        compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
+        if compressed is None:
+            return super().generate(prompt, generation_config, *args, **settings)
+        if selections is not None:
+            selections += compressed.selections
+        kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
+        settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
+        output = self.generate(kept, generation_config, *args, compression=compressed, **settings)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        whole = prompt.repeat_interleave(len(sequences) // len(prompt), dim=0)
+        whole = torch.cat((whole, sequences[:, kept.shape[1] :]), dim=1)
+        if output is sequences:
+            return whole
+        output.sequences = whole
+        return output
+
+    def _take_off(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
+        """The config, and the settings in place, with lengths that don't count the dropped tokens: `generate` never sees these."""
+        config = copy.copy(config)
+        for name in ("max_length", "min_length"):
+            own = getattr(self.generation_config, name)
+            if settings.get(name) is not None:
+                settings[name] = max(settings[name] - dropped, 0)
+            elif config is not None and getattr(config, name) is not None:
+                setattr(config, name, max(getattr(config, name) - dropped, 0))
+            elif own is not None and settings.get(name.replace("length", "new_tokens")) is None:  # which goes before it
+                settings[name] = max(own - dropped, 0)
+        return config

@@ -1,0 +1,1 @@
+"""The kinds of documents, a file each, and what several of them share."""

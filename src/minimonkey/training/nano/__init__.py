@@ -1,0 +1,1 @@
+"""The embedded model's own curriculum: rendered text, characters, attention supervision."""

@@ -1,0 +1,305 @@
+"""A run leaves what it says in its folder; a resumed run ends where an uninterrupted one does."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minimonkey.errors import CheckpointError, ShortOfMemoryError, UsageError
+from minimonkey.training.nano import batches, run
+from minimonkey.training.nano.losses import Losses
+from minimonkey.training.nano.run import train
+
+RECIPE = """
+name: small
+stage: {stage}
+steps: {steps}
+seed: 3
+workers: 0
+tiles_per_batch: 3
+log_every: 2
+evaluate_every: 0
+mixed_precision: "no"
+characters_weight: 0.5
+optimizer: {{warmup_steps: 2, decay_fraction: 0.5}}
+mixture:
+  - {{kind: line, max_tiles: 6}}
+model:
+  pyramid: {{tile_px: 28, detail: [1, 4], adaptive: null, max_upscale: 0.5, fit: pad}}
+  vision_config:
+    {{image_size: 28, patch_size: 7, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 24}}
+  text_config: {{model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
+    intermediate_size: 24, max_position_embeddings: 512}}
+  tie_word_embeddings: true
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch, tmp_path, pillow_text):
+    """runs/ in a folder of the test's."""
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe(tmp_path, stage="read", steps=6):
+    path = tmp_path / f"{stage}-{steps}.yaml"
+    path.write_text(RECIPE.format(stage=stage, steps=steps))
+    return path
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors") | load_file(folder / "characters_head.st")
+
+
+def crash():
+    raise AssertionError("a mistake of ours")
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("cut", [interrupt, terminate, crash])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
+    """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    original = batches.Batches.__getitem__
+
+    def cut_off(self, number):
+        if number == 4:
+            cut()
+        return original(self, number)
+
+    monkeypatch.setattr(batches.Batches, "__getitem__", cut_off)
+    crashed = cut is crash
+    with pytest.raises(AssertionError if crashed else KeyboardInterrupt):
+        train(recipe(tmp_path), ["name=parts", "checkpoint_minutes=" + ("0" if crashed else "9")])
+    assert json.loads((tmp_path / "runs" / "parts" / f"checkpoint-0000000{4 if crashed else 5}" / "progress.json").read_text())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(batches.Batches, "__getitem__", original)
+    parts = train(recipe(tmp_path), ["name=parts"])
+    assert parts.name == "checkpoint-00000006"
+    resumed = weights(parts)
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_batch_that_does_not_fit_costs_no_step(tmp_path, monkeypatch):
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    original = Losses.forward
+    calls = iter(range(99))
+
+    def forward(self, batch):
+        return original(self, {"tiles": torch.empty(2**60)} if next(calls) == 4 else batch)
+
+    monkeypatch.setattr(Losses, "forward", forward)
+    with pytest.raises(ShortOfMemoryError, match=r"^out of memory while training, .*: lower tiles_per_batch, or max_tiles of"):
+        train(recipe(tmp_path), ["name=broken", "checkpoint_minutes=9"])
+    monkeypatch.setattr(Losses, "forward", original)
+    assert (tmp_path / "runs" / "broken" / "checkpoint-00000004").exists()
+    resumed = weights(train(recipe(tmp_path), ["name=broken"]))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_run_whose_first_step_fails_keeps_nothing_and_a_resumed_one_what_it_had(tmp_path, monkeypatch):
+    """A checkpoint of step 0 would hide a mended `start`; one that is written anew could be lost on a full disk."""
+    original, too_much = Losses.forward, lambda *_: torch.empty(2**60)
+    monkeypatch.setattr(Losses, "forward", too_much)
+    with pytest.raises(ShortOfMemoryError):
+        train(recipe(tmp_path), ["name=broken"])
+    assert not list((tmp_path / "runs" / "broken").glob("checkpoint-*"))
+    monkeypatch.setattr(Losses, "forward", original)
+    kept = train(recipe(tmp_path, steps=3), ["name=kept"]) / "progress.json"
+    before = kept.stat()
+    monkeypatch.setattr(Losses, "forward", too_much)
+    with pytest.raises(ShortOfMemoryError):
+        train(recipe(tmp_path), ["name=kept"])
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_path, monkeypatch):
+    """Workers don't listen to the signal that ends children: one that was left waiting would keep the program from ending."""
+    original = batches.Batches.__getitem__
+
+    def broken(self, number):
+        if number == 4:
+            raise IndexError("no such typeface")
+        return original(self, number)
+
+    monkeypatch.setattr(batches.Batches, "__getitem__", broken)
+    with pytest.raises(IndexError, match="no such typeface"):
+        train(recipe(tmp_path), ["name=broken", "workers=1", "checkpoint_minutes=9"])
+    assert json.loads((tmp_path / "runs" / "broken" / "checkpoint-00000004" / "progress.json").read_text())["step"] == 4
+    assert not multiprocessing.active_children()
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from minimonkey.synthetic.rendering import lines
+from minimonkey.synthetic.material import typefaces, words
+from minimonkey.training.nano import batches
+from minimonkey.training.nano.losses import Losses
+from minimonkey.training.nano.run import train
+
+def make(seed, kind, **settings):
+    vocabulary = words.Vocabulary((b"\\nbada\\nkole\\n",), (1.0,), "train")
+    return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings | {"split": "train"})
+
+batches.make_sample = make
+try:
+    train(Path(sys.argv[1]), ["workers=1"])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+"""A run as a program of its own: forking this process, whose torch has threads, would lock the child up."""
+
+
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
+    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved."""
+    whole, log = recipe(tmp_path, steps=100000), tmp_path / "runs" / "small" / "log.jsonl"
+    with subprocess.Popen([sys.executable, "-c", TRAINING, str(whole)], start_new_session=True, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 100
+        while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(UsageError, match="another process trains in it"):
+            train(whole)
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            assert process.wait(60) == 130
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert len(list(log.parent.glob("checkpoint-*/progress.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mixture=[{kind: sentence}]", "unknown kind of sample 'sentence'"),
+        ("model.vision_config.hiden_size=3", "unknown keys for internvl_vision: hiden_size"),
+        ("model.vision_config.num_attention_heads=5", "no model can be made of the recipe's `model`"),
+        ("model.vision_config=3", "no model can be made of the recipe's `model`"),
+        ("model.text_config.model_type=nope", "no model can be made of the recipe's `model`"),
+        ("model.pyramid.tile_px=56", "tiles of another size"),
+        ("publish=/dev/null/run", "publish='/dev/null/run': can't make that folder: Not a directory"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_before_the_first_step(tmp_path, capsys, override, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train(recipe(tmp_path), ["workers=1", override])
+    assert "step/s" not in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run(tmp_path):
+    last = train(recipe(tmp_path), ["checkpoint_minutes=0", "evaluate_every=3"])
+    folder = tmp_path / "runs" / "small"
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-00000005", "checkpoint-00000006"]
+    assert not (folder / "partial").exists()
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 3, 4, 6, 6]
+    assert all("held_out_cer" in line for line in (log[1], log[4]))
+    assert {"loss", "text_loss", "next_right", "tiles", "lr_factor"} <= log[0].keys()
+    assert json.loads((last / "progress.json").read_text())["step"] == 6
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 3
+
+
+def test_a_stage_starts_from_another(tmp_path):
+    first = weights(train(recipe(tmp_path, "characters", 4), ["name=first"]))
+    second = weights(train(recipe(tmp_path), ["name=second", "start=runs/first", "steps=1", "optimizer.warmup_steps=1000000"]))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_a_folder_that_does_not_fit_is_one_line(tmp_path):
+    train(recipe(tmp_path, "characters", 1))
+    with pytest.raises(CheckpointError, match="checkpoint-00000001: its model has another shape than the recipe's"):
+        train(recipe(tmp_path, "characters", 2), ["model.vision_config.num_hidden_layers=2"])
+    with pytest.raises(CheckpointError, match="runs/gone"):
+        train(recipe(tmp_path), ["name=third", "start=runs/gone"])
+
+
+def test_a_character_head_of_another_version_is_one_line(tmp_path):
+    folder = train(recipe(tmp_path, "characters", 1))
+    save_file(
+        {name: tensor[:1].clone() for name, tensor in load_file(folder / "characters_head.st").items()},
+        folder / "characters_head.st",
+    )
+    with pytest.raises(CheckpointError, match=r"characters_head\.st: has another shape .*; remove it") as caught:
+        train(recipe(tmp_path, "characters", 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_published_model_can_be_asked(tmp_path):
+    import minimonkey
+
+    train(recipe(tmp_path), ["publish=out"])
+    vlm = minimonkey.load(tmp_path / "out")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
+    answer = vlm.ask(batches.make_sample(1, "line").picture, "Read the text.", max_new_tokens=3)
+    assert len(answer.token_ids) <= 3 and answer.image_tokens == 4 * answer.pyramids[0].tile_count
+    assert answer.pyramids[0].spec.fit == "pad"
+    digest, name = (tmp_path / "out" / "checksum").read_text().split()
+    assert len(digest) == 64 and name == "model.safetensors"
+
+
+def test_a_run_can_change_the_pyramid_that_it_publishes(tmp_path):
+    from minimonkey.checkpoints.folder import find_folder
+    from minimonkey.checkpoints.load import load_processor
+
+    train(recipe(tmp_path, steps=1), ["name=first"])
+    train(recipe(tmp_path, steps=1), ["name=second", "start=runs/first", "pyramid={detail: [1, 2]}", "publish=out"])
+    folder = find_folder(tmp_path / "out")
+    config = folder.config("native")
+    spec = load_processor(folder, config).image_processor.spec
+    assert (spec.detail, spec.fit, spec.tile_px) == ((1, 2), "pad", 28)
+    assert tuple(config.pyramid["detail"]) == (1, 2), "it was trained with it"
+
+
+def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
+    path = recipe(tmp_path, steps=2)
+    path.write_text(
+        path.read_text().replace(
+            "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key",
+            "hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, num_key",
+        )
+    )
+    first = train(path)
+    grown = ["name=grown", f"start={first.parent}", "insert_layer=1"]
+    train(path, [*grown, "steps=1"])
+    last = train(path, [*grown, "steps=2"])
+    assert json.loads((last / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
+    log = [json.loads(line) for line in (last.parent / "log.jsonl").read_text().splitlines()]
+    assert json.loads((last / "progress.json").read_text())["step"] == 2 and log[-1]["step"] == 2
+
+
+def test_surgery_is_done_once_and_a_resume_goes_on_from_it(tmp_path):
+    path = recipe(tmp_path, steps=2)
+    few, more = (f"hidden_size: 16, num_hidden_layers: {layers}, num_attention_heads: 2, num_key" for layers in (1, 4))
+    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "place_weight: 0.3"))
+    first = train(path)
+    rope = "{rope_type: llama3, factor: 1e6, low_freq_factor: 1.0, high_freq_factor: 2.0, original_max_position_embeddings: 200}"
+    changed = ["name=changed", f"start={first.parent}", "place_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
+    train(path, [*changed, "steps=1"])
+    cut = train(path, [*changed, "steps=2"])
+    whole = train(path, [*changed, "name=whole", "steps=2"])
+    cut_weights, whole_weights = weights(cut), weights(whole)
+    assert all(torch.equal(cut_weights[name], whole_weights[name]) for name in whole_weights)
+    assert json.loads((cut / "config.json").read_text())["text_config"]["rope_parameters"]["rope_type"] == "llama3"
+    (name,) = (name for name in whole_weights if name.endswith("layers.3.self_attn.q_proj.weight"))
+    matched, before = (load_file(folder / "model.safetensors")[name] for folder in (whole, first))
+    assert (matched - before)[-8:].abs().max() > 0.1 > (matched - before)[:-8].abs().max(), "the last head, and no other"
+    (first / "places_head.st").unlink()
+    with pytest.raises(UsageError, match="match_tile_rows needs a run with a places head to start from; .* has no places_head.st"):
+        train(path, [*changed, "name=headless"])
