@@ -74,7 +74,7 @@ def write_shards(tensors: Mapping[str, LazyTensor], folder: Path, *, shard_bytes
     if len(shards) == 1:
         shards[0][0].rename(folder / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, (file, names) in enumerate(shards, start=1):
         final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         file.rename(folder / final)

@@ -136,7 +136,7 @@ def _qwen2(folder: Path, tokens: PublishedTokens) -> TokenizersBackend:
         if any(len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys() for pair in merges):
             raise ValueError("it merges what the vocabulary doesn't have")
     vocabulary = _renamed(vocabulary, tokens)
-    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend = Tokenizer(models.BPE(vocabulary, [(first, second) for first, second in merges]))
     backend.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -108,7 +108,7 @@ def ask(
     disable_progress_bar()  # one bar for each weight file would stand before the answer
     vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine)
     load_seconds = time.perf_counter() - start
-    settings = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if selection is not None:
         settings["compression"] = selection
     if as_json:

@@ -177,6 +177,7 @@ class Conversation:
         """Print the answer as it comes; one that is stopped counts as far as it was said."""
         from minimonkey.processing.processor import IMAGE_MARK
 
+        assert self.opened is not None, "questions come after the first pictures"
         if not self.history and IMAGE_MARK not in question:  # marked, the pictures stay where they are from turn to turn
             question = f"{IMAGE_MARK}\n" * len(self.opened.pyramids) + question
         stream = self.opened.stream(question, history=self.history, max_new_tokens=self.max_new_tokens)

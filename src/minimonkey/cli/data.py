@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from minimonkey.synthetic.document import Document
+    from minimonkey.synthetic.material.typefaces import Split
+    from minimonkey.synthetic.rendering.lines import Kind as TextKind
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -78,13 +80,13 @@ def synthetic(
       minimonkey data synthetic --contact-sheet lines.png --count 24 --seed 7
       minimonkey data synthetic --kind receipt --contact-sheet receipts.png --questions
     """
-    split = "held_out" if held_out else "train"
+    split: Split = "held_out" if held_out else "train"
     if kind in TEXTS:
         if questions:
             raise UsageError(f"--questions is for documents, but --kind is {kind.value}; try --kind document")
         from minimonkey.synthetic.contact_sheet import contact_sheet as draw
 
-        save_sheet(draw(count, seed, kind.value, split=split, dots=dots), contact_sheet)
+        save_sheet(draw(count, seed, cast("TextKind", kind.value), split=split, dots=dots), contact_sheet)
         return
     if count > MOST_DOCUMENTS:
         raise UsageError(f"--count is {count}: a sheet holds {MOST_DOCUMENTS} documents at most; see others with --seed")

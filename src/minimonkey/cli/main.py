@@ -9,7 +9,7 @@ import importlib.metadata
 import logging
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from minimonkey.cli import ask, bench, chat, convert, data, doctor, inspect, train
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
-WRONG_WORDS = typer.BadParameter.__mro__[1]
+WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
 """What typer raises for options and arguments that it doesn't know, or that are none: its UsageError."""
 EXTRA_OF_MODULE = {"accelerate": "train", "yaml": "train"}
 
@@ -26,7 +26,7 @@ class Command(TyperCommand):
     """A command whose usage line shows its arguments as we write them, without the braces that typer puts round them."""
 
     def collect_usage_pieces(self, ctx) -> list[str]:
-        return ["[OPTIONS]", *(param.metavar for param in self.params if param.param_type_name == "argument")]
+        return ["[OPTIONS]", *(param.metavar or "" for param in self.params if param.param_type_name == "argument")]
 
 
 app = typer.Typer(
@@ -80,12 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(MissingExtraError(error.name, EXTRA_OF_MODULE[error.name], "this command"))
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line on standard error, without the place in our code."""
     print("minimonkey:", " ".join(str(message).split()), file=sys.stderr)
 
 
-def _leave_with_help(error: Exception) -> None:
+def _leave_with_help(error: Any) -> None:
     """One line that names the page to read, or that page itself where no words were given at all."""
     message, page = error.format_message(), error.ctx.command_path
     if error.ctx.get_help() == message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -34,10 +34,12 @@ DtypeOption = Annotated[
     str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16; what suits the device if not given.")
 ]
 QuantizeOption = Annotated[
-    str | None, typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory.")
+    Literal["int8", "int4"] | None,
+    typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory."),
 ]
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="openvino: it computes the encoder and reads prompts, on a CPU.")
+    Literal["openvino"] | None,
+    typer.Option("--engine", metavar="NAME", help="openvino: it computes the encoder and reads prompts, on a CPU."),
 ]
 
 
