@@ -9,10 +9,12 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Threads that sleep while they wait: beside another program, those that spin wait for each other for minutes.
+THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-oldest test-newest clean
+.PHONY: help demo test check format bench test-oldest test-newest wheels gpu clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -30,7 +32,7 @@ demo: $(VENV)/.base
 ask = echo; echo '$$ minimonkey ask examples/$(1).png "$(2)"'; $(BIN)/minimonkey ask examples/$(1).png "$(2)" --max-new-tokens 80
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	$(THREADS) $(BIN)/python -m pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -53,11 +55,11 @@ bench: $(VENV)/.dev
 # The ends of the range of transformers that pyproject.toml allows, each in an environment of its own.
 test-oldest:
 	@$(MAKE) --no-print-directory .venv-oldest/.edge EDGE="transformers==5.18.*"
-	OMP_NUM_THREADS=2 .venv-oldest/bin/python -m pytest
+	$(THREADS) .venv-oldest/bin/python -m pytest
 
 test-newest:
 	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="transformers>=5.18,<6"
-	OMP_NUM_THREADS=2 .venv-newest/bin/python -m pytest
+	$(THREADS) .venv-newest/bin/python -m pytest
 
 # transformers brings its own versions of the hub's packages; all else is as in constraints.txt.
 %/.edge: pyproject.toml constraints.txt
@@ -65,6 +67,38 @@ test-newest:
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet|safetensors)==' constraints.txt > $*/constraints.txt
 	$*/bin/python -m pip install --disable-pip-version-check -q -c $*/constraints.txt $(torch_source) "$(EDGE)" -e ".[dev]"
 	touch $@
+
+# On a machine with a GPU, torch and its usual companions, where pip has no network: `make wheels` elsewhere fetches the rest into .whl,
+# for that machine's Python.
+GPU_PYTHON ?= 3.12
+DEVICE     ?= cuda
+MINUTES    ?= 8
+LAYERS     ?= 24
+WHEELS     := .whl
+FOUND      := $(or $(OUT),build)/gpu
+COMPANIONS := torch|numpy|pillow|sympy|mpmath|networkx|fsspec|Jinja2|MarkupSafe|regex|hypothesis|safetensors|sentencepiece|pydantic|pydantic_core|Pygments
+FOR_CPUS   := bitsandbytes|torchao|openvino|openvino-telemetry|av|mypy|mypy_extensions|ast_serialize|librt|ruff|grimp|import-linter
+
+wheels:
+	rm -rf $(WHEELS)
+	(grep -v -E '^(#|($(COMPANIONS)|$(FOR_CPUS))==)' constraints.txt; echo hatchling trove-classifiers) | xargs $(PYTHON) -m pip download -q --no-deps --only-binary=:all: -d $(WHEELS) \
+		--python-version $(GPU_PYTHON) --implementation cp $(foreach glibc,2_28 2_27 2_24 2_17 _2014 _1,--platform manylinux$(if $(filter 2_%,$(glibc)),_$(glibc),$(glibc:_%=%))_x86_64)
+	du -sh $(WHEELS)
+
+# GPU tests, the four benchmarks that take a device, then the embedded model's training for MINUTES with a process a core that renders.
+# With DEVICE=cpu LAYERS=1 MINUTES=2 it tries itself. What came out is in build/gpu, or where OUT says.
+gpu:
+	mkdir -p $(FOUND)
+	test ! -d $(WHEELS) || { $(carried) $(WHEELS)/*.whl && PYTHONPATH=.gpu-site $(carried) --no-build-isolation .; }
+	@$(gpu_run) -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py 2>&1 | tee $(FOUND)/tests.txt
+	@for name in encoder compression questions generation; do echo "== $$name"; \
+		$(gpu_run) benchmarks/$$name.py --device $(DEVICE) --layers $(LAYERS) --figures $(FOUND)/performance.json; done 2>&1 | tee $(FOUND)/benchmarks.txt
+	@for stage in nano-12-heads nano-13-finds; do $(gpu_run) -m minimonkey.cli.main train recipes/train/$$stage.yaml \
+		material=available workers=$$(nproc) max_minutes=$(MINUTES); done 2>&1 | tee $(FOUND)/training.txt
+	cp runs/nano-13-finds/log.jsonl $(FOUND)/training.jsonl
+
+carried = $(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target .gpu-site
+gpu_run = MINIMONKEY_DEVICE=$(DEVICE) PYTHONPATH=.gpu-site $(PYTHON)
 
 torch_source = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple)
 
@@ -82,4 +116,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $(VENV)/.base $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest .whl .gpu-site build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -95,6 +95,25 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_a_run_of_so_many_minutes_goes_on_next_time(tmp_path):
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    nowhere = tmp_path / "published"
+    short = ["name=parts", "max_minutes=1e-9", f"publish={nowhere}"]
+    assert [train(recipe(tmp_path), short).name for _ in range(3)] == [f"checkpoint-{step:08d}" for step in (1, 2, 3)]
+    assert not list(nowhere.iterdir()), "what isn't finished isn't published"
+    parts = weights(train(recipe(tmp_path), ["name=parts"]))
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    with pytest.raises(UsageError, match="max_minutes=0.0: expected a number above 0"):
+        train(recipe(tmp_path), ["name=none", "max_minutes=0"])
+
+
+def test_several_ranks_are_refused(tmp_path, monkeypatch):
+    """As under torchrun or `accelerate launch`: each would see all batches and write all checkpoints."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="2 processes were started, but this training runs in one"):
+        train(recipe(tmp_path))
+
+
 def test_a_batch_that_does_not_fit_costs_no_step(tmp_path, monkeypatch):
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
     original = Losses.forward

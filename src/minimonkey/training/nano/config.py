@@ -151,6 +151,8 @@ class TrainConfig:
     "sdpa", as the language model always has."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpoint_minutes: float = 5.0
+    max_minutes: float | None = None
+    """A call that has trained for so long leaves a checkpoint and ends; the next call goes on. None: to the last step."""
     keep_checkpoints: int = 2
     log_every: int = 20
     publish: str | None = None
@@ -182,6 +184,7 @@ class TrainConfig:
             "end_weight",
         ):
             _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
+        _require(self, "max_minutes", self.max_minutes is None or 0 < self.max_minutes < math.inf, "a number above 0")
         _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
         PyramidSpec.from_dict(self.pyramid)
         for key in ("rope", "place_codes", "match_tile_rows"):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,11 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
         import accelerate  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise UsageError(
+            f"{ranks} processes were started, but this training runs in one: start it without torchrun or accelerate launch"
+        )
     config = load_recipe(recipe, overrides)
     folder = RUNS / config.name
     with alone_in(folder):
@@ -105,7 +111,7 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         draw_each(each)
     trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))
     trainer.train()
-    if config.publish is not None:
+    if config.publish is not None and trainer.step == config.steps:
         publish(losses.model, processor, Path(config.publish))
     return checkpoints(folder)[-1]
 

@@ -59,7 +59,7 @@ class Trainer:
         return self.accelerator.unwrap_model(self.losses)
 
     def train(self) -> None:
-        """From the last checkpoint, if there is one, to the last step.
+        """From the last checkpoint, if there is one, to the last step, or as far as `max_minutes` lets it come.
 
         An interrupt (Ctrl-C, SIGTERM) lets the step end, leaves a checkpoint, raises KeyboardInterrupt; a second one just raises.
         """
@@ -123,9 +123,12 @@ class Trainer:
             done = self.step == self.config.steps
             if self.evaluate and self.config.evaluate_every and (done or self.step % self.config.evaluate_every == 0):
                 self._log(self.evaluate())
-            if done or time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes:
+            spent = self.config.max_minutes is not None and time.monotonic() - started > 60 * self.config.max_minutes
+            if done or spent or time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 last_saved = time.monotonic()
+            if spent:
+                break
         bar.close()
 
     def _gradients(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
