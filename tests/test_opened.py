@@ -11,6 +11,7 @@ from PIL import Image
 import minimonkey
 from minimonkey.compression import CompressionSpec
 from minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.decoder import CACHE
 from minimonkey.errors import PictureError, PromptError, UsageError
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -632,7 +633,7 @@ def test_many_questions_have_copies_that_fit(vlm):
     copies = []
 
     def note(module, arguments, settings):
-        if (cache := settings["past_key_values"]).get_seq_length() == known:
+        if (cache := settings[CACHE]).get_seq_length() == known:
             copies.append((len(settings["inputs_embeds"]), sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)))
 
     with vlm.open(WIDE) as opened:

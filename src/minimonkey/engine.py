@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
 from minimonkey.attention import REPEATED
-from minimonkey.decoder import rotation, window
+from minimonkey.decoder import CACHE, rotation, under_either_name, window
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.memory import enough_memory
 from minimonkey.signal_stack import signal_stack_kept
@@ -93,35 +93,36 @@ class Reader:
         finally:
             text.config._attn_implementation = own
 
+    @under_either_name
     def __call__(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        if inputs_embeds is None or not self._can_read(inputs_embeds, attention_mask, position_ids, past_key_values, kwargs):
+        if inputs_embeds is None or not self._can_read(inputs_embeds, attention_mask, position_ids, cache, kwargs):
             return self.torch_forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1])[None]
         hidden, *keys_and_values = self._run(inputs_embeds, *rotation(self._text, inputs_embeds, position_ids))
         use_cache = self._text.config.use_cache if use_cache is None else use_cache
-        cache = DynamicCache(config=self._text.config) if use_cache and past_key_values is None else past_key_values
+        cache = DynamicCache(config=self._text.config) if use_cache and cache is None else cache
         if cache is not None:
             for index in range(len(self._text.layers)):
                 cache.update(*keys_and_values[2 * index : 2 * index + 2], index)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache if use_cache else None})
 
     def _can_read(self, embeddings: torch.Tensor, mask: Any, positions: Any, cache: Any, others: dict[str, Any]) -> bool:
         if torch.is_grad_enabled() or len(embeddings) > 1 or embeddings.shape[1] < SHORTEST:
@@ -155,14 +156,14 @@ class _Read(nn.Module):
     def forward(self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[torch.Tensor, ...]:
         kept = _Kept()
         for layer in self.text.layers:  # no mask: that is causal attention
-            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), past_key_values=kept)
+            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), **{CACHE: kept})
         return self.text.norm(hidden), *kept
 
 
 class _Kept(list[torch.Tensor]):
     """What a layer takes for a cache that was empty: keys and values of each layer in turn."""
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.extend((keys, values))
         return keys, values
 
