@@ -8,6 +8,7 @@ is asked of the modules (gradients, hidden states, a prompt with padding, tokens
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -209,13 +210,25 @@ def compiled(
     return run
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without what tracers warn of: all that they take for constant, and, looking at every property, a loss that isn't there."""
+    theirs, nothing = logging.getLogger("transformers.modeling_utils"), lambda record: False
+    theirs.addFilter(nothing)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.removeFilter(nothing)
+
+
 def _program(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], dtype: torch.dtype) -> Any:
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracers warn of all that they take for constant
+    with torch.no_grad(), _unwarned():
         # Not openvino.convert_model, which does the same and reports it to its makers over the network.
         frontend = FrontEndManager().load_by_framework("pytorch")
         traced = TorchScriptPythonDecoder(module.eval(), example_input=example)  # has to outlive the conversion
