@@ -4,15 +4,15 @@
 
 PYTHON      ?= python3
 VENV        ?= .venv
-# Where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu for a small CPU wheel, .../whl/cu130 for CUDA 13.
+# The index that torch is taken from, if not the one where pip looks anyway: README.md has two.
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP  = $(1)/bin/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-oldest test-newest clean
+.PHONY: help demo test check format bench test-oldest test-newest test-edge newest clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -55,30 +55,45 @@ test-oldest:
 	@$(MAKE) --no-print-directory .venv-oldest/.edge EDGE="transformers==5.18.*"
 	OMP_NUM_THREADS=2 .venv-oldest/bin/python -m pytest
 
-test-newest:
-	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="transformers>=5.18,<6"
+test-newest: newest
 	OMP_NUM_THREADS=2 .venv-newest/bin/python -m pytest
+
+# The main path alone: a minute. What continuous integration runs besides `check`, to see a new release on its first day.
+test-edge: newest
+	OMP_NUM_THREADS=2 .venv-newest/bin/python -m pytest tests/test_main_path.py
+
+# The newest release is asked for at each call. A dry run finds out whether pip reaches an index: else it would be content with what
+# is installed, and say nothing.
+newest:
+	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="$(NEWEST)"
+	$(call PIP,.venv-newest) install -q --dry-run --ignore-installed --no-deps "$(NEWEST)"
+	$(call PIP,.venv-newest) install -q -U -c .venv-newest/constraints.txt "$(NEWEST)" -e ".[dev]"
+	@.venv-newest/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
+
+NEWEST := transformers>=5.18,<6
 
 # transformers brings its own versions of the hub's packages; all else is as in constraints.txt.
 %/.edge: pyproject.toml constraints.txt
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet|safetensors)==' constraints.txt > $*/constraints.txt
-	$*/bin/python -m pip install --disable-pip-version-check -q -c $*/constraints.txt $(torch_source) "$(EDGE)" -e ".[dev]"
+	$(call torch,$*,$*/constraints.txt)
+	$(call PIP,$*) install -q -c $*/constraints.txt "$(EDGE)" -e ".[dev]"
 	touch $@
 
-torch_source = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple)
+# torch alone is taken from TORCH_INDEX; what it needs comes with the package, from where pip looks anyway.
+torch = $(if $(TORCH_INDEX),$(call PIP,$(1)) install -q -c $(2) --no-deps --index-url $(TORCH_INDEX) torch)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(torch_source) torch
-	$(PIP) install -q -c constraints.txt -e .
+	$(call torch,$(VENV),constraints.txt)
+	$(call PIP,$(VENV)) install -q -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(torch_source) torch
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	$(call torch,$(VENV),constraints.txt)
+	$(call PIP,$(VENV)) install -q -c constraints.txt -e ".[dev]"
 	touch $(VENV)/.base $@
 
 clean:
