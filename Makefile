@@ -4,17 +4,17 @@
 
 PYTHON      ?= python3
 VENV        ?= .venv
-# Where torch comes from, if not PyPI: https://download.pytorch.org/whl/cpu for a small CPU wheel, .../whl/cu130 for CUDA 13.
+# The index that torch is taken from, if not the one where pip looks anyway: README.md has two.
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP = $(1)/bin/python -m pip --disable-pip-version-check
 # Threads that sleep while they wait: beside another program, those that spin wait for each other for minutes.
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-oldest test-newest wheels gpu clean
+.PHONY: help demo test check format bench test-oldest test-newest test-edge newest wheels gpu clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -57,15 +57,29 @@ test-oldest:
 	@$(MAKE) --no-print-directory .venv-oldest/.edge EDGE="transformers==5.18.*"
 	$(THREADS) .venv-oldest/bin/python -m pytest
 
-test-newest:
-	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="transformers>=5.18,<6"
+test-newest: newest
 	$(THREADS) .venv-newest/bin/python -m pytest
+
+# The main path alone: a minute. What continuous integration runs besides `check`, to see a new release on its first day.
+test-edge: newest
+	$(THREADS) .venv-newest/bin/python -m pytest tests/test_main_path.py
+
+# The newest release is asked for at each call. A dry run finds out whether pip reaches an index: else it would be content with what
+# is installed, and say nothing.
+newest:
+	@$(MAKE) --no-print-directory .venv-newest/.edge EDGE="$(NEWEST)"
+	$(call PIP,.venv-newest) install -q --dry-run --ignore-installed --no-deps "$(NEWEST)"
+	$(call PIP,.venv-newest) install -q -U -c .venv-newest/constraints.txt "$(NEWEST)" -e ".[dev]"
+	@.venv-newest/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
+
+NEWEST := transformers>=5.18,<6
 
 # transformers brings its own versions of the hub's packages; all else is as in constraints.txt.
 %/.edge: pyproject.toml constraints.txt
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet|safetensors)==' constraints.txt > $*/constraints.txt
-	$*/bin/python -m pip install --disable-pip-version-check -q -c $*/constraints.txt $(torch_source) "$(EDGE)" -e ".[dev]"
+	$(call torch,$*,$*/constraints.txt)
+	$(call PIP,$*) install -q -c $*/constraints.txt "$(EDGE)" -e ".[dev]"
 	touch $@
 
 # On a machine with a GPU, torch and its usual companions, where pip has no network: `make wheels` elsewhere fetches the rest into .whl,
@@ -74,45 +88,48 @@ GPU_PYTHON ?= 3.12
 DEVICE     ?= cuda
 MINUTES    ?= 8
 LAYERS     ?= 24
-WHEELS     := .whl
 FOUND      := $(or $(OUT),build)/gpu
 COMPANIONS := torch|numpy|pillow|sympy|mpmath|networkx|fsspec|Jinja2|MarkupSafe|regex|hypothesis|safetensors|sentencepiece|pydantic|pydantic_core|Pygments
 FOR_CPUS   := bitsandbytes|torchao|openvino|openvino-telemetry|av|mypy|mypy_extensions|ast_serialize|librt|ruff|grimp|import-linter
+PLATFORMS  := manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64 manylinux1_x86_64
 
 wheels:
-	rm -rf $(WHEELS)
-	(grep -v -E '^(#|($(COMPANIONS)|$(FOR_CPUS))==)' constraints.txt; echo hatchling trove-classifiers) | xargs $(PYTHON) -m pip download -q --no-deps --only-binary=:all: -d $(WHEELS) \
-		--python-version $(GPU_PYTHON) --implementation cp $(foreach glibc,2_28 2_27 2_24 2_17 _2014 _1,--platform manylinux$(if $(filter 2_%,$(glibc)),_$(glibc),$(glibc:_%=%))_x86_64)
-	du -sh $(WHEELS)
+	rm -rf .whl
+	(grep -v -E '^(#|($(COMPANIONS)|$(FOR_CPUS))==)' constraints.txt; echo hatchling trove-classifiers) | xargs $(PYTHON) -m pip download -q \
+		--no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp $(PLATFORMS:%=--platform %) -d .whl
+	du -sh .whl
 
 # GPU tests, the four benchmarks that take a device, then the embedded model's training for MINUTES with a process a core that renders.
-# With DEVICE=cpu LAYERS=1 MINUTES=2 it tries itself. What came out is in build/gpu, or where OUT says.
+# With DEVICE=cpu LAYERS=1 MINUTES=2 it tries itself. What came out is in build/gpu, or in the folder OUT.
+gpu: SHELL := /bin/bash -o pipefail
 gpu:
 	mkdir -p $(FOUND)
-	test ! -d $(WHEELS) || { $(carried) $(WHEELS)/*.whl && PYTHONPATH=.gpu-site $(carried) --no-build-isolation .; }
-	@$(gpu_run) -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py 2>&1 | tee $(FOUND)/tests.txt
+	test ! -d .whl || { $(carried) .whl/*.whl && PYTHONPATH=.gpu-site $(carried) --no-build-isolation .; }
+	$(gpu_run) -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py 2>&1 | tee $(FOUND)/tests.txt
 	@for name in encoder compression questions generation; do echo "== $$name"; \
-		$(gpu_run) benchmarks/$$name.py --device $(DEVICE) --layers $(LAYERS) --figures $(FOUND)/performance.json; done 2>&1 | tee $(FOUND)/benchmarks.txt
+		$(gpu_run) benchmarks/$$name.py --device $(DEVICE) --layers $(LAYERS) --figures $(FOUND)/performance.json || echo "missed or failed: $$name"; \
+		done 2>&1 | tee $(FOUND)/benchmarks.txt
 	@for stage in nano-12-heads nano-13-finds; do $(gpu_run) -m minimonkey.cli.main train recipes/train/$$stage.yaml \
-		material=available workers=$$(nproc) max_minutes=$(MINUTES); done 2>&1 | tee $(FOUND)/training.txt
+		material=available workers=$$(nproc) max_minutes=$(MINUTES) || exit; done 2>&1 | tee $(FOUND)/training.txt
 	cp runs/nano-13-finds/log.jsonl $(FOUND)/training.jsonl
 
 carried = $(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target .gpu-site
 gpu_run = MINIMONKEY_DEVICE=$(DEVICE) PYTHONPATH=.gpu-site $(PYTHON)
 
-torch_source = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --extra-index-url https://pypi.org/simple)
+# torch alone is taken from TORCH_INDEX; what it needs comes with the package, from where pip looks anyway.
+torch = $(if $(TORCH_INDEX),$(call PIP,$(1)) install -q -c $(2) --no-deps --index-url $(TORCH_INDEX) torch)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(torch_source) torch
-	$(PIP) install -q -c constraints.txt -e .
+	$(call torch,$(VENV),constraints.txt)
+	$(call PIP,$(VENV)) install -q -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(torch_source) torch
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	$(call torch,$(VENV),constraints.txt)
+	$(call PIP,$(VENV)) install -q -c constraints.txt -e ".[dev]"
 	touch $(VENV)/.base $@
 
 clean:

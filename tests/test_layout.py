@@ -47,3 +47,8 @@ def test_there_is_no_empty_room():
 
 def test_the_page_for_agents_is_one_page():
     assert len((PACKAGE.parents[1] / "AGENTS.md").read_text().splitlines()) <= 100
+
+
+def test_the_makefile_names_no_package_index():
+    """pip's own settings do that, and whoever calls make."""
+    assert "://" not in (PACKAGE.parents[1] / "Makefile").read_text()

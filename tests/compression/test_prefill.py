@@ -10,7 +10,7 @@ from transformers import AttentionInterface, GenerationConfig, InternVLForCondit
 from minimonkey.compression import selectors
 from minimonkey.compression.spec import SELECTORS, CompressionSpec
 from minimonkey.errors import UsageError
-from minimonkey.language_model.layers import window
+from minimonkey.language_model.layers import CACHE, window
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
@@ -418,11 +418,11 @@ def test_what_goes_on_in_the_models_own_cache(qwen2):
         for step in range(NEW):
             said.append(int(output.logits[0, -1].argmax()))
             here = torch.tensor([[position + step]])
-            cache = output.past_key_values
-            output = qwen2(input_ids=torch.tensor([said[-1:]]), position_ids=here, past_key_values=cache, compression=spec)
+            cache = output[CACHE]
+            output = qwen2(input_ids=torch.tensor([said[-1:]]), position_ids=here, cache=cache, compression=spec)
     assert whole[0, position:].tolist() == said
     with torch.no_grad():
-        assert qwen2(**inputs, compression=spec, use_cache=False).past_key_values is None
+        assert qwen2(**inputs, compression=spec, use_cache=False).get(CACHE) is None
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if "beyond" not in name])
@@ -465,7 +465,7 @@ def test_what_was_compressed_before_may_be_read_later(qwen2, selector):
     assert torch.equal(qwen2(compression=compressed).logits, expected)
     last = qwen2(input_ids=kept, compression=qwen2.model.compress(spec, **inputs), logits_to_keep=1)
     assert_close(last.logits, expected[:, -1:])
-    assert last.past_key_values.get_seq_length() == 40
+    assert last[CACHE].get_seq_length() == 40
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import PictureError, PromptError, UsageError
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.inference.prefix_cache import shared
+from minimonkey.language_model.layers import CACHE
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.pyramid import Size
@@ -632,7 +633,7 @@ def test_many_questions_have_copies_that_fit(vlm):
     copies = []
 
     def note(module, arguments, settings):
-        if (cache := settings["past_key_values"]).get_seq_length() == known:
+        if (cache := settings[CACHE]).get_seq_length() == known:
             copies.append((len(settings["inputs_embeds"]), sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)))
 
     with vlm.open(WIDE) as opened:

@@ -13,6 +13,7 @@ from minimonkey.errors import MissingExtraError, ShortOfMemoryError, UsageError
 from minimonkey.inference import openvino as engine
 from minimonkey.inference import vision_language_model as inference
 from minimonkey.inference.openvino import use_openvino
+from minimonkey.language_model.layers import CACHE
 
 TILES = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGE_TOKENS = 4
@@ -61,7 +62,7 @@ def test_answers_are_those_of_torch(tiny_model, runs, text, attention):
     after = model(input_ids=ids, pixel_values=TILES)
     assert runs == [1, 3], "the encoder, then the prompt with cosines and sines"
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(after.past_key_values.layers, before.past_key_values.layers, strict=True):
+    for ours, theirs in zip(after[CACHE].layers, before[CACHE].layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
     again = model.generate(input_ids=ids, pixel_values=TILES, max_new_tokens=6, min_new_tokens=6, do_sample=False)
@@ -94,7 +95,7 @@ def test_what_it_can_not_do_is_left_to_torch(tiny_model, runs):
     packed = torch.arange(8)[None] % 4
     pair = read(model, short[:1], position_ids=packed)
     cache = DynamicCache()
-    whole = [read(model, short[:1], past_key_values=cache) for _ in range(2)]
+    whole = [read(model, short[:1], **{CACHE: cache}) for _ in range(2)]
     states = model(input_ids=short[:1], output_hidden_states=True).hidden_states
     use_openvino(model)
     torch.testing.assert_close(model.model.get_image_features(pixel_values=TILES, class_attention=True).attentions[0], looks)
@@ -108,7 +109,7 @@ def test_what_it_can_not_do_is_left_to_torch(tiny_model, runs):
         assert model.model.vision_tower.embeddings.patch_embeddings.projection.weight.grad.abs().sum() > 0
     assert runs == []
     cache = DynamicCache()
-    again = [read(model, short[:1], past_key_values=cache) for _ in range(2)]
+    again = [read(model, short[:1], **{CACHE: cache}) for _ in range(2)]
     assert runs == [3], "the first half of the two, into an empty cache"
     torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-4)
 
@@ -129,7 +130,7 @@ def test_ids_and_no_cache(tiny_model, runs):
     torch.testing.assert_close(text(ids).last_hidden_state, before)
     assert runs == []
     text.config.use_cache = False
-    assert text(inputs_embeds=text.embed_tokens(ids)).past_key_values is None
+    assert text(inputs_embeds=text.embed_tokens(ids)).get(CACHE) is None
     assert runs == [3]
 
 

@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel, Phi3Config, Phi3Model, Qwen2Config, Qwen2Model
 
 from minimonkey.inference.prefix_cache import NOTHING, Prefix, sees_all, shared, turn_alike
+from minimonkey.language_model.layers import CACHE
 from minimonkey.language_model.rotary import make_stateless
 
 LAYERS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
@@ -37,7 +38,7 @@ def prefix(length: int, layers: int = 2) -> Prefix:
 
 def test_a_cache_is_a_copy_of_the_first_tokens():
     kept = prefix(5)
-    cache = kept.inputs(3, rows=2)["past_key_values"]
+    cache = kept.inputs(3, rows=2)[CACHE]
     assert cache.get_seq_length() == 3
     for layer, (keys, values) in zip(cache.layers, kept.layers, strict=True):
         assert torch.equal(layer.keys, keys[:, :, :3].repeat(2, 1, 1, 1))
@@ -47,7 +48,7 @@ def test_a_cache_is_a_copy_of_the_first_tokens():
 
 
 def test_nothing():
-    for cache in (NOTHING.inputs(0, rows=3)["past_key_values"], prefix(5).inputs(0, rows=1)["past_key_values"]):
+    for cache in (NOTHING.inputs(0, rows=3)[CACHE], prefix(5).inputs(0, rows=1)[CACHE]):
         assert cache.get_seq_length() == 0
     assert (NOTHING.nbytes, NOTHING.ids) == (0, [])
 
@@ -58,7 +59,7 @@ def test_bytes():
 
 def test_of_a_cache():
     kept = prefix(4)
-    again = Prefix.of([7, 7, 7], kept.inputs(3, rows=1)["past_key_values"])
+    again = Prefix.of([7, 7, 7], kept.inputs(3, rows=1)[CACHE])
     assert again.ids == [7, 7, 7]
     for (keys, values), (first, second) in zip(again.layers, kept.layers, strict=True):
         assert torch.equal(keys, first[:, :, :3])
@@ -73,7 +74,7 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
     cache = DynamicCache()
     with torch.no_grad():
         whole = text(ids).last_hidden_state
-        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), past_key_values=cache)
+        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), **{CACHE: cache})
         kept = Prefix.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
         rest = text(ids[:, 7:].repeat(2, 1), **kept.inputs(7, rows=2)).last_hidden_state
     torch.testing.assert_close(rest, whole[:, 7:].repeat(2, 1, 1), rtol=1e-5, atol=1e-5)
@@ -128,7 +129,7 @@ def test_a_compressed_prefix_is_cut_behind_its_pictures_alone():
 
 def test_what_generate_gets_of_a_compressed_prefix():
     kept = compressed_prefix()
-    assert list(kept.inputs(0, rows=1)) == ["past_key_values"]
+    assert list(kept.inputs(0, rows=1)) == [CACHE]
     compressed = kept.inputs(6, rows=2)["compression"]
     assert compressed.index.tolist() == compressed.positions.tolist() == [[0, 3, 4, 5]] * 2
     assert (compressed.mask.tolist(), compressed.prompt_mask.tolist()) == ([[1] * 4] * 2, [[1] * 6] * 2)
@@ -166,7 +167,7 @@ def test_tokens_that_were_tried_and_not_said_are_not_kept():
         ids = [*kept.ids, 1, 2, 3]
         for more, known in ((2, 7), (3, 5), (4, 5)):
             inputs = kept.inputs(5, rows=1)
-            cache = inputs["compression"].cache if kept.places else inputs["past_key_values"]
+            cache = inputs["compression"].cache if kept.places else inputs[CACHE]
             for index in range(2):
                 cache.update(torch.rand(1, 2, more, 4), torch.rand(1, 2, more, 4), index)
             grown = kept.grown(ids, inputs)

@@ -1,11 +1,18 @@
 """The walk through a language model's layers, and what a layer asks, against transformers' own forward and attention maps."""
 
+import dataclasses
+import inspect
+
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import AutoModel, DynamicCache, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
 
-from minimonkey.language_model.layers import positions_in, queries_and_keys, rotation, walk, window
+from minimonkey.errors import UsageError
+from minimonkey.language_model.layers import CACHE, positions_in, queries_and_keys, rotation, under_either_name, walk, window
 
 LENGTH, WINDOW = 24, 7
 LAYERS = {
@@ -73,7 +80,7 @@ def test_the_walk_keeps_what_the_model_keeps(text, embeddings, attention):
     positions = positions_in(mask)
     assert positions[1].tolist() == [0] * 5 + list(range(LENGTH - 5))
     ours, theirs = DynamicCache(), DynamicCache()
-    expected = text(inputs_embeds=rows, attention_mask=mask, position_ids=positions, past_key_values=theirs, use_cache=True)
+    expected = text(inputs_embeds=rows, attention_mask=mask, position_ids=positions, **{CACHE: theirs}, use_cache=True)
     hidden = walk(text, rows, range(3), turned=rotation(text, rows, positions), mask=mask, cache=ours)
     real = mask.bool()
     assert_close(text.norm(hidden)[real], expected.last_hidden_state[real], rtol=0, atol=1e-5)
@@ -94,6 +101,32 @@ def test_queries_and_keys_make_the_attention_map(text, embeddings, turned):
         unseen |= places <= places[:, None] - seen
     logits = (logits * text.layers[1].self_attn.scaling).masked_fill(unseen, float("-inf"))
     assert_close(logits.softmax(dim=-1), maps[1], rtol=1e-4, atol=1e-6)
+
+
+def test_masks_models_layers_and_outputs_have_one_name_for_a_cache(text):
+    takers = (
+        create_causal_mask,
+        create_sliding_window_causal_mask,
+        text.forward,
+        text.layers[0].forward,
+        text.layers[0].self_attn.forward,
+    )
+    assert [CACHE in inspect.signature(taker).parameters for taker in takers] == [True] * 5
+    for output in (BaseModelOutputWithPast, InternVLModelOutputWithPast):
+        assert {field.name for field in dataclasses.fields(output)} & {"cache", "past_key_values"} == {CACHE}
+
+
+def test_either_name_of_a_cache():
+    @under_either_name
+    def taking(first, cache=None, **others):
+        return first, cache, others
+
+    assert taking(1, cache=2) == taking(1, 2) == taking(1, past_key_values=2) == (1, 2, {})
+    assert taking(1, cache=2, past_key_values=None) == taking(1, cache=None, past_key_values=2) == (1, 2, {})
+    assert taking(1, other=3) == (1, None, {"other": 3})
+    assert list(inspect.signature(taking).parameters) == ["first", "cache", "others"]
+    with pytest.raises(UsageError, match="two names of one argument"):
+        taking(1, cache=2, past_key_values=2)
 
 
 def test_windows(text):

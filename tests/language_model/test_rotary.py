@@ -9,6 +9,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel, Phi3Config, Phi3
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
+from minimonkey.language_model.layers import CACHE
 from minimonkey.language_model.rotary import DynamicRotary, LongRotary, make_stateless, stateless_rotary
 
 WINDOW, LONG, SHORT = 16, 27, 9
@@ -169,12 +170,12 @@ def test_a_long_row_beside_a_short_one_equals_each_alone(model, config):
     def states(chosen: list[int]) -> torch.Tensor:
         """The last state of the prompt and of each step, for each of the chosen rows: float32 [rows, steps + 1, hidden]."""
         inputs, cache = batch_of([rows[index] for index in chosen]), DynamicCache(config=network.config)
-        last = [network(**inputs, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]]
+        last = [network(**inputs, **{CACHE: cache}, use_cache=True).last_hidden_state[:, -1]]
         for step in range(new.shape[1]):
             mask = torch.cat((inputs["attention_mask"], torch.ones(len(chosen), step + 1, dtype=torch.long)), dim=1)
             positions = inputs["position_ids"][:, -1:] + step + 1
             ids = new[chosen, step, None]
-            output = network(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = network(input_ids=ids, attention_mask=mask, position_ids=positions, **{CACHE: cache}, use_cache=True)
             last.append(output.last_hidden_state[:, -1])
         return torch.stack(last, dim=1)
 

@@ -24,6 +24,7 @@ from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.generation import ASK_LESS, Call
 from minimonkey.inference.prefix_cache import NOTHING, Prefix, sees_all, shared
+from minimonkey.language_model.layers import CACHE
 from minimonkey.memory import enough_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
@@ -150,11 +151,10 @@ class OpenPicture:
         """What the language model makes of the first tokens of all prompts."""
         inputs, compressed = self._inputs([ids], 0), None
         if self._compression is not None:
-            cache, spec = inputs.pop("past_key_values"), inputs.pop("compression")
+            cache, spec = inputs.pop(CACHE), inputs.pop("compression")
             compressed = self._model.model.compress(spec, **inputs)
-            inputs = {"compression": compressed, "past_key_values": cache}
-        read = self._model(**inputs, use_cache=True, logits_to_keep=1)
-        return Prefix.of(ids, read.past_key_values, compressed)
+            inputs = {"compression": compressed, CACHE: cache}
+        return Prefix.of(ids, self._model(**inputs, use_cache=True, logits_to_keep=1)[CACHE], compressed)
 
     @enough_memory("answering", ASK_LESS)
     def _call(self, questions: list[str], history=None, max_new_tokens: int | None = None, **generation: Any) -> Call:

@@ -8,6 +8,7 @@ is asked of the modules (gradients, hidden states, a prompt with padding, tokens
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.inference.signal_stack import signal_stack_kept
 from minimonkey.language_model.attention import REPEATED
-from minimonkey.language_model.layers import rotation, window
+from minimonkey.language_model.layers import CACHE, rotation, under_either_name, window
 from minimonkey.memory import enough_memory
 
 SHORTEST = 64
@@ -93,35 +94,36 @@ class Reader:
         finally:
             text.config._attn_implementation = own
 
+    @under_either_name
     def __call__(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        if inputs_embeds is None or not self._can_read(inputs_embeds, attention_mask, position_ids, past_key_values, kwargs):
+        if inputs_embeds is None or not self._can_read(inputs_embeds, attention_mask, position_ids, cache, kwargs):
             return self.torch_forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1])[None]
         hidden, *keys_and_values = self._run(inputs_embeds, *rotation(self._text, inputs_embeds, position_ids))
         use_cache = self._text.config.use_cache if use_cache is None else use_cache
-        cache = DynamicCache(config=self._text.config) if use_cache and past_key_values is None else past_key_values
+        cache = DynamicCache(config=self._text.config) if use_cache and cache is None else cache
         if cache is not None:
             for index in range(len(self._text.layers)):
                 cache.update(*keys_and_values[2 * index : 2 * index + 2], index)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache if use_cache else None})
 
     def _can_read(self, embeddings: torch.Tensor, mask: Any, positions: Any, cache: Any, others: dict[str, Any]) -> bool:
         if torch.is_grad_enabled() or len(embeddings) > 1 or embeddings.shape[1] < SHORTEST:
@@ -155,14 +157,14 @@ class _Read(nn.Module):
     def forward(self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[torch.Tensor, ...]:
         kept = _Kept()
         for layer in self.text.layers:  # no mask: that is causal attention
-            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), past_key_values=kept)
+            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), **{CACHE: kept})
         return self.text.norm(hidden), *kept
 
 
 class _Kept(list[torch.Tensor]):
     """What a layer takes for a cache that was empty: keys and values of each layer in turn."""
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.extend((keys, values))
         return keys, values
 
@@ -208,13 +210,25 @@ def compiled(
     return run
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without what tracers warn of: all that they take for constant, and, looking at every property, a loss that isn't there."""
+    theirs, nothing = logging.getLogger("transformers.modeling_utils"), lambda record: False
+    theirs.addFilter(nothing)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.removeFilter(nothing)
+
+
 def _program(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], dtype: torch.dtype) -> Any:
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracers warn of all that they take for constant
+    with torch.no_grad(), _unwarned():
         # Not openvino.convert_model, which does the same and reports it to its makers over the network.
         frontend = FrontEndManager().load_by_framework("pytorch")
         traced = TorchScriptPythonDecoder(module.eval(), example_input=example)  # has to outlive the conversion

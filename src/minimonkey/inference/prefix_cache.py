@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from minimonkey.compression.compressed_prompt import Compressed
 from minimonkey.compression.spans import Selection
 from minimonkey.language_model.kv_cache import GrowingCache
-from minimonkey.language_model.layers import window
+from minimonkey.language_model.layers import CACHE, window
 from minimonkey.language_model.rotary import RowRotary
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -91,10 +91,10 @@ class Prefix:
         Layers with a window keep all tokens too. What they may look at is in the masks, and so the cache can be cut anywhere.
         """
         if not length:
-            return {"past_key_values": GrowingCache()}
+            return {CACHE: GrowingCache()}
         cache = _cache(self.layers, length - self.dropped, rows)
         if not self.places:
-            return {"past_key_values": cache}
+            return {CACHE: cache}
         more, device = length - self.begin, self.layers[0][0].device
         places = torch.tensor([[*self.places, *range(self.begin, length)]], device=device).expand(rows, -1)
         counted = range(self.positions[-1] + 1, self.positions[-1] + 1 + more)
@@ -121,7 +121,7 @@ class Prefix:
         was read is something else, tokens that were tried, say.
         """
         compressed: Compressed | None = inputs.get("compression")
-        cache: Any = inputs["past_key_values"] if compressed is None else compressed.cache
+        cache: Any = inputs[CACHE] if compressed is None else compressed.cache
         early = None if compressed is None else compressed.early
         length = cache.get_seq_length() + self.dropped if early is None else early.get_seq_length()
         if length >= len(ids):

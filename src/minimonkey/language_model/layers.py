@@ -1,12 +1,17 @@
-"""Inside the language model: its layers one by one, what a layer asks and offers, how far it looks. Llama, Qwen2, Qwen3, Phi-3.
+"""Inside the language model: its layers one by one, what a layer asks and offers, how far it looks, what it calls its cache.
 
-Masks, rotary module, layers and projections are transformers' own; only the walk is ours. Knows nothing of pictures, or of what is
-done with the results.
+For Llama, Qwen2, Qwen3 and Phi-3. Masks, rotary module, layers and projections are transformers' own; only the walk is ours. Knows
+nothing of pictures, or of what is done with the results.
 
     shapes: B rows, L length of a row, D hidden size, H query heads, K key heads, C channels of a head, R rotated channels
 """
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -14,8 +19,33 @@ from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb  # the one that leaves unrotated channels as they are
 
+from minimonkey.errors import UsageError
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+"""What the installed transformers calls a cache, as an argument and in outputs; our own functions always call it `cache`."""
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each [B, L, R]."""
+
+
+def under_either_name(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """A function whose `cache` may be called `past_key_values` too, as users call it, and transformers until 5.23.
+
+    Raises UsageError for a call that gives both.
+    """
+
+    @wraps(function)
+    def renamed(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        given: dict[str, Any] = kwargs
+        cache = given.pop("past_key_values", None)
+        if cache is not None and given.get("cache") is not None:
+            raise UsageError("cache and past_key_values are two names of one argument: leave one of them out")
+        if cache is not None:
+            given["cache"] = cache
+        return function(*args, **kwargs)
+
+    return renamed
 
 
 def positions_in(mask: torch.Tensor) -> torch.Tensor:
@@ -46,9 +76,9 @@ def walk(
     for index in layers:
         mask_function = create_causal_mask if window(text, index) is None else create_sliding_window_causal_mask
         # Without position_ids: gaps between positions would count as borders between texts that were packed into one row.
-        known = {"past_key_values": cache, "layer_idx": index} if cache is not None else {"past_key_values": None}
+        known = {CACHE: cache} | ({} if cache is None else {"layer_idx": index})
         seen = mask_function(config=text.config, inputs_embeds=hidden, attention_mask=mask, **known)
-        hidden = text.layers[index](hidden, attention_mask=seen, position_embeddings=turned, past_key_values=cache)
+        hidden = text.layers[index](hidden, attention_mask=seen, position_embeddings=turned, **{CACHE: cache})
     return hidden
 
 

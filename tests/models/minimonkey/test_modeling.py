@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import InternVLConfig, InternVLForConditionalGeneration, LogitsProcessorList, StoppingCriteriaList
+from transformers import DynamicCache, InternVLConfig, InternVLForConditionalGeneration, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import CheckpointError, UsageError
+from minimonkey.language_model.layers import CACHE
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
@@ -185,11 +186,29 @@ def test_a_kept_cache_continues_where_it_stopped(model):
     rest = model.generate(
         input_ids=begun.sequences,
         attention_mask=mask,
-        past_key_values=begun.past_key_values,
+        cache=begun[CACHE],
         max_new_tokens=5,
         do_sample=False,
     )
     assert torch.equal(rest, whole)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@torch.no_grad()
+def test_a_cache_is_known_by_either_name(model, name):
+    """Whichever of them the installed transformers uses: in the model, its backbone and `generate`."""
+    text, pixels = prompt(5, image_tokens=2), tiles(1, 2)
+    whole, said = model(**text, pixel_values=pixels).logits, model.generate(**text, pixel_values=pixels, **GREEDY)
+    for run in (model, model.model):
+        cache = DynamicCache()
+        run(input_ids=text["input_ids"][:, :-1], pixel_values=pixels, **{name: cache})
+        output = run(input_ids=text["input_ids"][:, -1:], **{name: cache})
+        assert output[CACHE] is cache
+        logits = output.logits if run is model else model.lm_head(output.last_hidden_state)
+        torch.testing.assert_close(logits, whole[:, -1:], rtol=1e-5, atol=1e-5)
+        cache.crop(-1)
+        assert torch.equal(model.generate(**text, **{name: cache}, **GREEDY), said)
+        assert cache.get_seq_length() == said.shape[1] - 1
 
 
 def test_beams_agree_with_the_stock_class(tmp_path, model):
@@ -250,10 +269,10 @@ def test_compressed_generation_goes_on_from_the_kept_tokens(reader):
         output = reader(**inputs, compression=HALF, use_cache=True)
         kept = output.logits.shape[1]
         for step in range(GREEDY["max_new_tokens"]):
-            assert output.past_key_values.get_seq_length() == kept + step
+            assert output[CACHE].get_seq_length() == kept + step
             said.append(int(output.logits[0, -1].argmax()))
             token = torch.tensor([[said[-1]]])
-            output = reader(input_ids=token, past_key_values=output.past_key_values, compression=HALF, use_cache=True)
+            output = reader(input_ids=token, cache=output[CACHE], compression=HALF, use_cache=True)
     new = whole[0, inputs["input_ids"].shape[1] :].tolist()
     assert len(new) >= 2  # one of them stops there
     assert new == said[: len(new)]
@@ -342,7 +361,7 @@ def test_compression_belongs_to_a_prompt_at_inference(model):
     with pytest.raises(UsageError, match="leave out labels"):
         model(**inputs, labels=inputs["input_ids"], compression=HALF)
     begun = model.generate(**inputs, return_dict_in_generate=True, **GREEDY)
-    with pytest.raises(UsageError, match="leave out past_key_values"):
-        model.generate(**inputs, past_key_values=begun.past_key_values, compression=HALF)
+    with pytest.raises(UsageError, match=f"leave out {CACHE},"):
+        model.generate(**inputs, cache=begun[CACHE], compression=HALF)
     with pytest.raises(UsageError, match="give input_ids, not embeddings"):
         model(inputs_embeds=torch.zeros(1, 9, 32), pixel_values=inputs["pixel_values"], compression=HALF)

@@ -27,6 +27,7 @@ from minimonkey.compression.spans import detail_levels
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.language_model.attention import pack_heads
+from minimonkey.language_model.layers import CACHE, under_either_name
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.vision_features import distinct_tiles, joined, repeated, with_class_attention
@@ -43,7 +44,7 @@ PICTURE_INPUTS = (
     "vision_feature_select_strategy",
 )
 """What else belongs to a prompt than its ids; compression turns all of it into embeddings."""
-OF_THE_WHOLE_PROMPT = ("past_key_values", "output_hidden_states", "output_attentions")
+OF_THE_WHOLE_PROMPT = (CACHE, "output_hidden_states", "output_attentions")
 """What there can't be if fewer tokens are read from one layer to the next, into a cache of their own."""
 
 
@@ -92,6 +93,7 @@ class MiniMonkeyModel(InternVLModel):
         first, index = distinct_tiles(pixel_values)
         return repeated(joined([encode(pixel_values=tiles) for tiles in pixel_values[first].split(self.tile_batch)]), index)
 
+    @under_either_name
     @can_return_tuple
     def forward(
         self,
@@ -99,10 +101,12 @@ class MiniMonkeyModel(InternVLModel):
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
         compression: CompressionSpec | Compressed | None = None,
+        cache: Any = None,
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
         """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
-        if compression is None or is_filled(inputs.get("past_key_values")):
+        inputs[CACHE] = cache
+        if compression is None or is_filled(cache):
             return super().forward(input_ids=input_ids, **inputs)
         if isinstance(compression, Compressed):
             times = 1 if input_ids is None else len(input_ids) // len(compression.index)
@@ -122,7 +126,7 @@ class MiniMonkeyModel(InternVLModel):
             read = {"inputs_embeds": compressed.embeddings, "attention_mask": compressed.mask, "position_ids": compressed.positions}
             return super().forward(**{name: value for name, value in inputs.items() if name not in PICTURE_INPUTS} | read)
         cache = None if inputs.get("use_cache") is False else compressed.cache
-        return InternVLModelOutputWithPast(self.language_model.norm(compressed.hidden), past_key_values=cache)
+        return InternVLModelOutputWithPast(self.language_model.norm(compressed.hidden), **{CACHE: cache})
 
     def compress(
         self,

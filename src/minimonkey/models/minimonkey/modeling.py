@@ -20,6 +20,7 @@ from minimonkey.compression.compressed_prompt import Compressed
 from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
+from minimonkey.language_model.layers import CACHE, under_either_name
 from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.strict_loading import load_strictly
@@ -44,13 +45,14 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         model, info = load_strictly(super().from_pretrained, source, *args, **kwargs)
         return (model, info) if output_loading_info else model
 
+    @under_either_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -63,7 +65,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         compression: CompressionSpec | Compressed | None = None,
         **kwargs: Any,
     ):
-        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and three more.
+        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and three more. `cache` may
+        be called `past_key_values`, whichever of the two the installed transformers says.
 
         `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. With `level_order`, detail first if not
         given, it says where the levels lie among the image tokens; only `compression` needs them.
@@ -72,7 +75,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         `position_ids` that go on from the prompt's, unless `compression.positions` is "compact". What `model.compress` made of the
         prompt before may be given for it; ids behind those that it kept are read then, and logits are theirs alone.
         """
-        if compression is not None and not is_filled(past_key_values):
+        if compression is not None and not is_filled(cache):
             if labels is not None:
                 raise UsageError("compression changes which tokens there are: leave out labels")
             kwargs |= {"level_tiles": level_tiles, "level_order": level_order, "compression": compression}
@@ -81,7 +84,6 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
@@ -89,15 +91,18 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             logits_to_keep=logits_to_keep,
             image_sizes=image_sizes,
             mm_encoder_outputs=mm_encoder_outputs,
+            **{CACHE: cache},
             **kwargs,
         )
 
+    @under_either_name
     @torch.no_grad()
     def generate(
         self,
         inputs: torch.LongTensor | None = None,
         generation_config: GenerationConfig | None = None,
         *args: Any,
+        cache: Any = None,
         compression: CompressionSpec | Compressed | None = None,
         selections: list[Selection] | None = None,
         **settings: Any,
@@ -110,6 +115,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language model has
         read the prompts.
         """
+        if cache is not None:
+            settings[CACHE] = cache
         if compression is None:
             return super().generate(inputs, generation_config, *args, **settings)
         if isinstance(compression, Compressed):
@@ -118,8 +125,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             settings |= {"attention_mask": mask, "position_ids": places}
             generation_config = self._take_off(compression.dropped, settings, generation_config)
             return super().generate(inputs, generation_config, *args, **settings, compression=compression)
-        if is_filled(settings.get("past_key_values")) or settings.keys() & {"inputs_embeds", "position_ids"}:
-            raise UsageError("compression begins with ids: leave out past_key_values, inputs_embeds and position_ids")
+        if is_filled(cache) or settings.keys() & {"inputs_embeds", "position_ids"}:
+            raise UsageError(f"compression begins with ids: leave out {CACHE}, inputs_embeds and position_ids")
         if settings.get("use_cache") is False:
             raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
         prompt = settings.pop("input_ids", inputs)
