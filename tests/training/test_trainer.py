@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minimonkey.errors import CheckpointError, ShortOfMemoryError, UsageError
+from minimonkey.data.synthetic import material
+from minimonkey.data.synthetic.typefaces import catalogue
+from minimonkey.errors import CheckpointError, DataError, ShortOfMemoryError, UsageError
 from minimonkey.training import batches, run
 from minimonkey.training.losses import Losses
 from minimonkey.training.run import train
@@ -21,6 +23,7 @@ from minimonkey.training.run import train
 RECIPE = """
 name: small
 stage: {stage}
+material: package
 steps: {steps}
 seed: 3
 workers: 0
@@ -43,7 +46,7 @@ model:
 
 
 @pytest.fixture(autouse=True)
-def small_world(monkeypatch, tmp_path, pillow_text):
+def small_world(monkeypatch, tmp_path):
     """runs/ in a folder of the test's."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
@@ -147,16 +150,8 @@ def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_p
 TRAINING = """
 import sys
 from pathlib import Path
-from minimonkey.data.synthetic import lines, typefaces, words
-from minimonkey.training import batches
-from minimonkey.training.losses import Losses
 from minimonkey.training.run import train
 
-def make(seed, kind, **settings):
-    vocabulary = words.Vocabulary((b"\\nbada\\nkole\\n",), (1.0,), "train")
-    return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings | {"split": "train"})
-
-batches.make_sample = make
 try:
     train(Path(sys.argv[1]), ["workers=1"])
 except KeyboardInterrupt:
@@ -183,6 +178,15 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
     assert len(list(log.parent.glob("checkpoint-*/progress.json"))) == 1
 
 
+def test_a_run_that_promises_a_figure_does_not_begin_without_all_typefaces(tmp_path, monkeypatch):
+    lobster = next(typeface for typeface in catalogue() if typeface.family == "Lobster Two")
+    monkeypatch.setattr(material, "incomplete", lambda split: [lobster])
+    monkeypatch.setattr(batches, "material", material.material.__wrapped__)
+    with pytest.raises(DataError, match=r"1 typeface.* train split .* apt-get install .*fonts-lobster fonts-lobstertwo"):
+        train(recipe(tmp_path), ["material=all"])
+    assert not list((tmp_path / "runs" / "small").glob("checkpoint-*"))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -192,6 +196,7 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
         ("model.vision_config=3", "no model can be made of the recipe's `model`"),
         ("model.text_config.model_type=nope", "no model can be made of the recipe's `model`"),
         ("model.pyramid.tile_px=56", "tiles of another size"),
+        ("material=some", "material='some': expected one of 'package', 'available', 'all'"),
         ("publish=/dev/null/run", "publish='/dev/null/run': can't make that folder: Not a directory"),
     ],
 )

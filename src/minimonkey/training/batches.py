@@ -19,7 +19,9 @@ from minimonkey.data.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.data.synthetic.document import Document, make_document
 from minimonkey.data.synthetic.lines import KINDS as LINE_KINDS
 from minimonkey.data.synthetic.lines import Sample, make_sample
+from minimonkey.data.synthetic.material import material
 from minimonkey.data.synthetic.questions import LONGEST, WEIGHTS, Question
+from minimonkey.data.synthetic.typefaces import Split
 from minimonkey.errors import UsageError, unknown
 from minimonkey.image_processing import tiles_uint8
 from minimonkey.processing import MiniMonkeyProcessor
@@ -114,7 +116,7 @@ class Batches(torch.utils.data.Dataset):
     config: TrainConfig
     processor: MiniMonkeyProcessor
     patch_px: int
-    split: str = "train"
+    split: Split = "train"
 
     def __len__(self) -> int:
         return self.config.steps * self.config.batches_per_step
@@ -163,6 +165,7 @@ class Batches(torch.utils.data.Dataset):
             spec = dataclasses.replace(spec, detail=(min(spec.detail[0], most), most))
         seed = int(rng.integers(1 << 62))
         settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
+        settings |= material(self.config.material, self.split)._asdict()
         if ingredient.kind == "tile":
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)
