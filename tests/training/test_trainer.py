@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def terminate():
 
 
 @pytest.mark.parametrize("cut", [interrupt, terminate, crash])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, interruptible, cut):
     """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
     original = batches.Batches.__getitem__
@@ -96,6 +97,26 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     assert parts.name == "checkpoint-00000006"
     resumed = weights(parts)
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, None])
+def test_a_signal_that_is_ignored_or_handled_elsewhere_is_left_alone(tmp_path, monkeypatch, interruptible, handler):
+    """As under nohup: the run goes on, and goes on ignoring it. None is a handler of a program that Python is a part of."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if handler is None:
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    original = batches.Batches.__getitem__
+    monkeypatch.setattr(batches.Batches, "__getitem__", lambda self, number: interrupt() or original(self, number))
+    assert train(recipe(tmp_path)).name == "checkpoint-00000006"
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_run_in_another_thread_leaves_signals_to_the_main_one(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, recipe(tmp_path)).result().name == "checkpoint-00000006"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_batch_that_does_not_fit_costs_no_step(tmp_path, monkeypatch):
@@ -160,15 +181,22 @@ except KeyboardInterrupt:
 """A run as a program of its own: forking this process, whose torch has threads, would lock the child up."""
 
 
-def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
-    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved."""
+@pytest.mark.parametrize("trap", ["-", "''"], ids=["heard", "ignored"])
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path, trap):
+    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved. With Ctrl-C ignored from the
+    beginning, as in a background job, SIGTERM ends the run just so."""
     whole, log = recipe(tmp_path, steps=100000), tmp_path / "runs" / "small" / "log.jsonl"
-    with subprocess.Popen([sys.executable, "-c", TRAINING, str(whole)], start_new_session=True, cwd=tmp_path) as process:
+    words = ["sh", "-c", f'trap {trap} INT; exec "$@"', "sh", sys.executable, "-c", TRAINING, str(whole)]
+    with subprocess.Popen(words, start_new_session=True, cwd=tmp_path) as process:
         deadline = time.monotonic() + 100
         while not log.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(UsageError, match="another process trains in it"):
             train(whole)
+        if trap == "''":
+            os.killpg(process.pid, signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
         os.killpg(process.pid, signal.SIGTERM)
         try:
             assert process.wait(60) == 130
