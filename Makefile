@@ -14,7 +14,7 @@ THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-oldest test-newest test-edge newest wheels gpu clean
+.PHONY: help demo test check format bench test-debian test-oldest test-newest test-edge newest wheels gpu clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -51,6 +51,10 @@ BENCHMARKS := $(filter-out internvl2_1b page plot reader report,$(basename $(not
 bench: $(VENV)/.dev
 	@missed=; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; done; \
 		test -z "$$missed" || { echo "missed or failed:$$missed"; exit 1; }
+
+# Draws the frozen sets anew; needs all that `minimonkey data packages` names.
+test-debian: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m pytest -m debian
 
 # The ends of the range of transformers that pyproject.toml allows, each in an environment of its own.
 test-oldest:

@@ -3,6 +3,7 @@
 Each fixture imports what it needs, so that tests of light modules stay light.
 """
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 def golden() -> Path:
     """Inputs and outputs recorded from the published code."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where these tests run with it ignored: under nohup, in background jobs, in CI."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

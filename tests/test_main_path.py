@@ -12,8 +12,7 @@ import pytest
 
 import minimonkey
 from minimonkey.compression import CompressionSpec
-from minimonkey.training import run
-from tests.training.conftest import pillow_text  # noqa: F401
+from minimonkey.training.nano import run
 
 ROOT = Path(__file__).parents[1]
 RECEIPT = ROOT / "examples" / "receipt.png"
@@ -21,6 +20,7 @@ COFFEE, TOTAL = ("How much is the coffee?", "3.20"), ("What is the total?", "10.
 
 RECIPE = f"""
 name: two-steps
+material: package
 stage: read
 start: {ROOT / "src" / "minimonkey" / "nano"}
 steps: 2
@@ -105,7 +105,7 @@ def test_save(nano, tmp_path):
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
-def test_train_two_steps(nano, tmp_path, monkeypatch, pillow_text):  # noqa: F811
+def test_train_two_steps(nano, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     folder = run.train(tmp_path / "recipe.yaml")

@@ -33,6 +33,7 @@ SURFACE = {
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
+    "data packages": ["--help", "-h"],
     "data synthetic": [
         *("--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--questions", "--seed", "-h"),
     ],

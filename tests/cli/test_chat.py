@@ -192,7 +192,7 @@ def interrupting(vlm, step: int) -> None:
     vlm.model.model.language_model.register_forward_pre_hook(press, with_kwargs=True)
 
 
-def test_an_interrupt_stops_an_answer(chat, vlm, picture):
+def test_an_interrupt_stops_an_answer(chat, vlm, picture, interruptible):
     (whole,) = fresh(vlm, [picture], "What?")
     interrupting(vlm, step=5)  # one for the picture, one for the question
     result = chat(picture, lines=["What?", "Why?"], terminal=True)
@@ -204,7 +204,7 @@ def test_an_interrupt_stops_an_answer(chat, vlm, picture):
     assert second == vlm.ask(picture, "Why?" if said else "<image>\nWhy?", history=history, max_new_tokens=6).text
 
 
-def test_an_interrupt_while_a_picture_is_read_leaves_the_one_before(chat, vlm, picture, other):
+def test_an_interrupt_while_a_picture_is_read_leaves_the_one_before(chat, vlm, picture, other, interruptible):
     one, two = fresh(vlm, [picture], "What?", "Why?")
     runs = []
 
@@ -222,7 +222,7 @@ def test_an_interrupt_while_a_picture_is_read_leaves_the_one_before(chat, vlm, p
     assert (piped.code, piped.out, piped.err) == (130, f"{one}\n", "")
 
 
-def test_an_interrupt_ends_a_pipe(chat, vlm, picture):
+def test_an_interrupt_ends_a_pipe(chat, vlm, picture, interruptible):
     interrupting(vlm, step=4)
     result = chat(picture, lines=["What?", "Why?"])
     assert (result.code, result.err) == (130, "")

@@ -8,6 +8,7 @@ from PIL import Image
 from minimonkey.cli import data
 from minimonkey.cli.data import TEXTS, Kind
 from minimonkey.synthetic import document
+from minimonkey.synthetic.material import choice as material
 from minimonkey.synthetic.rendering import lines
 from tests.synthetic.conftest import make_small
 
@@ -27,7 +28,7 @@ def test_questions_are_json_lines(run, small, tmp_path):
     sheet = tmp_path / "sheet.png"
     words = ("data", "synthetic", "--kind", "receipt", "--count", "2", "--seed", "4", "--contact-sheet", str(sheet))
     result = run(*words, "--questions")
-    assert (result.code, result.err) == (0, f"wrote {sheet}\n")
+    assert (result.code, result.err) == (0, f"wrote {sheet}\n{material.summary('train')}\n")
     said = [json.loads(line) for line in result.out.splitlines()]
     made = make_small(5, "receipt", split="train")
     assert [each["seed"] for each in said] == [4, 5]
@@ -40,9 +41,10 @@ def test_questions_are_json_lines(run, small, tmp_path):
 
 def test_document_sheet(run, small, tmp_path):
     sheets = []
-    for name, options in (("a.png", ()), ("b.png", ("--dots",)), ("c.png", ("--held-out",))):
+    for name, *options in (("a.png",), ("b.png", "--dots"), ("c.png", "--held-out")):
         result = run("data", "synthetic", "--kind", "document", "--count", "3", "--contact-sheet", str(tmp_path / name), *options)
-        assert (result.code, result.out) == (0, f"wrote {tmp_path / name}\n")
+        made_of = material.summary("held_out" if options == ["--held-out"] else "train")
+        assert (result.code, result.out) == (0, f"wrote {tmp_path / name}\n{made_of}\n")
         with Image.open(tmp_path / name) as sheet:
             sheets.append(sheet.convert("RGB").tobytes())
             assert sheet.width == 8 + 4 * 448
@@ -64,3 +66,10 @@ def test_questions_of_mere_text(run, tmp_path):
     result = run("data", "synthetic", "--kind", "tile", "--questions", "--contact-sheet", str(tmp_path / "a.png"))
     assert result.code == 2
     assert result.err == "minimonkey: --questions is for documents, but --kind is tile; try --kind document\n"
+
+
+def test_packages_are_named_as_apt_takes_them(run):
+    """apt-get install $(minimonkey data packages)"""
+    result = run("data", "packages")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == " ".join(material.packages()) + "\n"

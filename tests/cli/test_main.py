@@ -44,7 +44,7 @@ def test_help_shows_an_example(run, name):
     assert "\b" not in result.out
 
 
-@pytest.mark.parametrize("name", [name for name in SURFACE if name not in ("bench", "doctor")])
+@pytest.mark.parametrize("name", [name for name in SURFACE if name not in ("bench", "doctor", "data packages")])
 def test_no_arguments_show_the_help(run, name):
     result = run(*name.split())
     assert result.code == 2

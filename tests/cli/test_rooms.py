@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minimonkey.synthetic.material.choice import summary
+
 
 def test_train_hands_over_the_recipe(run, monkeypatch):
     calls = []
@@ -47,7 +49,7 @@ def test_contact_sheet(run, tmp_path, kind):
     sheets = []
     for name, seed in (("a.png", "3"), ("b.png", "3"), ("c.png", "4")):
         result = run(*words, str(tmp_path / name), "--seed", seed)
-        assert (result.code, result.out) == (0, f"wrote {tmp_path / name}\n")
+        assert (result.code, result.out) == (0, f"wrote {tmp_path / name}\n{summary('train')}\n")
         with Image.open(tmp_path / name) as sheet:
             sheets.append(sheet.convert("RGB").tobytes())
     assert sheets[0] == sheets[1] != sheets[2]

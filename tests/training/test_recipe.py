@@ -28,6 +28,7 @@ def recipe(tmp_path):
 def test_every_shipped_recipe_is_valid(path):
     config = load_recipe(path)
     assert config.name == path.stem and isinstance(config, TrainConfig)
+    assert config.material == "all", "what is published was made of all that Debian has"
 
 
 def test_the_commands_of_the_card_follow_one_another():

@@ -73,20 +73,24 @@ def synthetic(
 ) -> None:
     """Draw samples and their texts, or documents and questions about them, on one sheet.
 
-    Needs the typefaces, word lists and documentation of Debian that training draws from; says which packages are missing.
+    Says how many typefaces there were to draw with. More are used where Debian's packages are installed: minimonkey data packages
+    names them.
 
     \b
     Examples:
       minimonkey data synthetic --contact-sheet lines.png --count 24 --seed 7
       minimonkey data synthetic --kind receipt --contact-sheet receipts.png --questions
     """
+    from minimonkey.synthetic.material.choice import summary
+
     split: Split = "held_out" if held_out else "train"
+    head = summary(split)
     if kind in TEXTS:
         if questions:
             raise UsageError(f"--questions is for documents, but --kind is {kind.value}; try --kind document")
         from minimonkey.synthetic.contact_sheet import contact_sheet as draw
 
-        save_sheet(draw(count, seed, cast("TextKind", kind.value), split=split, dots=dots), contact_sheet)
+        save_sheet(draw(count, seed, cast("TextKind", kind.value), split=split, dots=dots, head=head), contact_sheet, head)
         return
     if count > MOST_DOCUMENTS:
         raise UsageError(f"--count is {count}: a sheet holds {MOST_DOCUMENTS} documents at most; see others with --seed")
@@ -100,11 +104,27 @@ def synthetic(
                 print(json.dumps(as_json(document, number), ensure_ascii=False))
             yield document
 
-    save_sheet(document_sheet(documents(), dots=dots), contact_sheet, sys.stderr if questions else None)
+    save_sheet(document_sheet(documents(), dots=dots, head=head), contact_sheet, head, sys.stderr if questions else None)
 
 
-def save_sheet(sheet: Image, path: Path, say_on: TextIO | None = None) -> None:
-    """Write a sheet, and say so. Raises UsageError if it is taller than its format can be, or can't be written."""
+@app.command()
+def packages() -> None:
+    """Print the names of Debian's packages with typefaces, word lists and texts to draw with.
+
+    What comes with minimonkey is enough to draw and to train. What was published was made of all these; its recipes ask for them.
+
+    \b
+    Examples:
+      minimonkey data packages
+      apt-get install $(minimonkey data packages)
+    """
+    from minimonkey.synthetic.material.choice import packages as named
+
+    print(*named())
+
+
+def save_sheet(sheet: Image, path: Path, head: str, say_on: TextIO | None = None) -> None:
+    """Write a sheet, and say so and what it's made of. Raises UsageError if it's too tall for its format, or can't be written."""
     most = TALLEST.get(path.suffix.lower(), sheet.height)
     if sheet.height > most:
         raise UsageError(
@@ -112,6 +132,7 @@ def save_sheet(sheet: Image, path: Path, say_on: TextIO | None = None) -> None:
             f"try {path.stem}.png or a lower --count"
         )
     save_picture(sheet, path, say_on)
+    print(head, file=say_on)
 
 
 def as_json(document: Document, seed: int) -> dict:

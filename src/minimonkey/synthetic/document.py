@@ -18,7 +18,7 @@ from minimonkey.synthetic.kinds import charts, forms, invoices, letters, pages, 
 from minimonkey.synthetic.material.content import LANGUAGES, Author
 from minimonkey.synthetic.material.dice import Dice
 from minimonkey.synthetic.material.facts import Facts
-from minimonkey.synthetic.material.typefaces import Split, Typeface, installed
+from minimonkey.synthetic.material.typefaces import Split, Typeface, available
 from minimonkey.synthetic.material.words import Vocabulary, vocabulary
 from minimonkey.synthetic.questions import LONGEST, SHORTEST, Asker, Question
 from minimonkey.synthetic.rendering.layout import Layout
@@ -86,7 +86,7 @@ def make_document(
     typefaces: Sequence[Typeface] | None = None,
     words: Vocabulary | None = None,
 ) -> Document:
-    """A document of random layout, the same for the same arguments (given the same fonts, word lists, documentation and Pillow).
+    """A document of random layout, the same for the same arguments (given the same typefaces, words and Pillow).
 
     Args:
         kind: one of KINDS, or None for a random one.
@@ -95,16 +95,16 @@ def make_document(
         lines: fewest and most printed lines, about; the kind's usual number by default.
         max_side_px: the longer side at most. Print becomes smaller, then text less, until a document fits.
         most_questions: 6 or more; there may be less to ask.
-        typefaces, words: default to all installed ones of the split.
+        typefaces, words: default to whatever of the split is there (material.py).
 
     Raises:
         UsageError: an unknown kind, or a wrong range.
-        DataError: fonts, word lists or documentation are not installed.
+        DataError: a font or an installed text is broken.
     """
     _check(kind, size_px, lines, max_side_px, most_questions)
     dice = Dice(np.random.default_rng([seed, zlib.crc32(f"document {kind} {split}".encode())]))
     kind = kind or dice.weighted({name: sort.weight for name, sort in SORTS.items()})
-    typefaces = list(installed(split) if typefaces is None else typefaces)
+    typefaces = list(available(split) if typefaces is None else typefaces)
     words = vocabulary(split) if words is None else words
     sort = SORTS[kind]
     low, high = lines or sort.lines

@@ -37,7 +37,7 @@ Vocabularies = Callable[[typefaces.Split], words.Vocabulary]
 
 
 def installed(folder: Path, text: bytes) -> str:
-    path = folder / documentation.BOOKS["american-english"]
+    path = folder / documentation.BOOKS["american-english"].path
     path.parent.mkdir(parents=True)
     path.write_bytes(text)
     return str(folder)
@@ -55,10 +55,17 @@ def test_sentences_are_whole_and_plain(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", BROKEN)
 def test_a_text_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) -> None:
-    for folder in (str(tmp_path / "nothing"), installed(tmp_path, content)):
-        with pytest.raises(DataError, match="can't be read .*; install it: apt-get install debian-reference-en") as raised:
-            documentation.sentences("american-english", words.ALPHABET, folder)
-        assert "\n" not in str(raised.value)
+    again = "install it anew: apt-get install --reinstall debian-reference-en"
+    with pytest.raises(DataError, match=f"can't be read .*; {again}") as raised:
+        documentation.sentences("american-english", words.ALPHABET, installed(tmp_path, content))
+    assert "\n" not in str(raised.value)
+
+
+def test_where_nothing_is_installed_there_is_nothing_to_read(tmp_path: Path) -> None:
+    for folder in (str(tmp_path / "nothing"), None):
+        assert documentation.sentences("american-english", words.ALPHABET, folder) == ()
+    assert documentation.missing_books(str(tmp_path)) == list(documentation.BOOKS)
+    assert documentation.missing_books(installed(tmp_path, WHOLE)) == list(documentation.BOOKS)[1:]
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_mo
 
 
 @torch.no_grad()
-def test_an_anchor_is_where_the_latest_character_was_read(pillow_text, recipe, small, tiny_model):
+def test_an_anchor_is_where_the_latest_character_was_read(recipe, small, tiny_model):
     """What a position looked for is what the next one looks back at, in the layer before."""
     model = tiny_model("qwen2", pyramid=None)
     insert_layer(model, 1)
@@ -130,7 +130,7 @@ def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
 
 
 @torch.no_grad()
-def test_first_characters_recall_what_the_question_names(pillow_text, recipe, small, tiny_model):
+def test_first_characters_recall_what_the_question_names(recipe, small, tiny_model):
     """In the layer that looks, in its last heads; what is recalled tells the layer behind where to look, not this one."""
     model = tiny_model("qwen2", pyramid=None)
     for _ in range(2):
@@ -226,7 +226,7 @@ def test_parts_of_a_lesson_are_one_mean():
     assert total([]) == (0.0, {})
 
 
-def test_every_lesson_reaches_the_model(pillow_text, recipe, small, tiny_model):
+def test_every_lesson_reaches_the_model(recipe, small, tiny_model):
     """All at once, on rows as they come: a loss of each, and gradients from first to last layer and in the head of places."""
     model = tiny_model("qwen2", pyramid=None).train()
     for _ in range(2):

@@ -8,14 +8,18 @@ import torch
 
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import Size
+from minimonkey.synthetic.document import make_document
+from minimonkey.synthetic.material.choice import material
 from minimonkey.synthetic.questions import WEIGHTS
 from minimonkey.training.nano import batches
 from minimonkey.training.nano.batches import Batches, named
 from minimonkey.training.nano.config import Ingredient
 from minimonkey.training.nano.labels import IGNORE
 
+OURS = material("package", "train")._asdict()
 
-def test_a_batch_is_a_function_of_its_number(recipe, pillow_text, small):
+
+def test_a_batch_is_a_function_of_its_number(recipe, small):
     batches = Batches(recipe(), small, 7)
     first, again, second = batches[0], Batches(recipe(), small, 7)[0], batches[1]
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -23,7 +27,7 @@ def test_a_batch_is_a_function_of_its_number(recipe, pillow_text, small):
     assert len(first["tiles"]) >= 6 and first["tiles"].dtype == torch.uint8
 
 
-def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, pillow_text, small, monkeypatch):
+def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, small, monkeypatch):
     """In stage "characters" each sample draws its own size and kind; in stage "read" a batch has one."""
     chosen = []
     choose = Batches._choose
@@ -34,7 +38,7 @@ def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, pillow_
         assert len({ingredient.size_px for ingredient in chosen}) == (6 if stage == "characters" else 1)
 
 
-def test_a_document_mixes_sizes_of_print(recipe, pillow_text, small, monkeypatch):
+def test_a_document_mixes_sizes_of_print(recipe, small, monkeypatch):
     """A receipt in training has a head larger than its items, as every receipt has."""
     made = []
     make = batches.make_document
@@ -47,7 +51,7 @@ def test_a_document_mixes_sizes_of_print(recipe, pillow_text, small, monkeypatch
     assert all(9 <= min(each) <= max(each) <= 20 for each in sizes)
 
 
-def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, pillow_text, small):
+def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, small):
     batch = Batches(recipe(mixture=(Ingredient("line", max_tiles=6),)), small, 7)[3]
     assert (batch["input_ids"] == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
@@ -57,18 +61,18 @@ def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, pillow_te
         assert answer.endswith("<|im_end|>") and len(answer) > len("<|im_end|>")
 
 
-def test_max_tiles_keeps_larger_samples_out(recipe, pillow_text, small):
+def test_max_tiles_keeps_larger_samples_out(recipe, small):
     batches = Batches(recipe(mixture=(Ingredient("line", max_tiles=5),), tiles_per_batch=10), small, 7)
     assert all(10 <= len(batches[number]["tiles"]) < 10 + 5 for number in range(3))
 
 
-def test_a_mixture_that_max_tiles_empties_is_one_line(recipe, pillow_text, small):
+def test_a_mixture_that_max_tiles_empties_is_one_line(recipe, small):
     config = recipe(mixture=(Ingredient("region", size_px=(40, 40), max_tiles=1),))
     with pytest.raises(UsageError, match="max_tiles=1, leave_out=.*: no region in 100 is that small"):
         Batches(config, small, 7)[0]
 
 
-def test_a_batch_says_where_to_look(recipe, pillow_text, small):
+def test_a_batch_says_where_to_look(recipe, small):
     batch = Batches(recipe(looking_weight=1.0, mixture=(Ingredient("line", max_tiles=6),)), small, 7)[1]
     asked = (batch["looks"] >= 0).any(-1)
     for row in range(len(asked)):
@@ -80,7 +84,7 @@ def test_a_batch_says_where_to_look(recipe, pillow_text, small):
     assert "looks" not in Batches(recipe(stage="characters"), small, 7)[1]
 
 
-def test_a_batch_says_where_lines_begin_at_some_of_the_tokens(recipe, pillow_text, small, monkeypatch):
+def test_a_batch_says_where_lines_begin_at_some_of_the_tokens(recipe, small, monkeypatch):
     """At all of those with print, if none is forgotten; at an image token not behind, in the same row."""
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), tiles_per_batch=24)
     some = Batches(config, small, 7)[0]
@@ -93,22 +97,22 @@ def test_a_batch_says_where_lines_begin_at_some_of_the_tokens(recipe, pillow_tex
     assert (every["input_ids"][rows, begins] == small.image_token_id).all() and (begins <= places).all()
 
 
-def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, pillow_text, small):
+def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, small):
     mixture = (Ingredient("tile", size_px=(9, 10)),)
     clean, wrong = (Batches(recipe(mixture=mixture, mistakes=share), small, 7)[3] for share in (0.0, 0.5))
     texts, slips = [], 0
     for batch in (clean, wrong):
         rows = [labels[labels != IGNORE] for labels in batch["labels"]]
-        texts.append(sorted(small.tokenizer.decode(row) for row in rows))
+        texts.append([row.tolist() for row in rows])
         asked = batch["labels"] != IGNORE
         slips = int((batch["input_ids"] != batch["labels"])[asked].sum())
         looked = (batch["looks"] >= 0).any(-1)
         assert not (looked[:, :-1] & ~asked[:, 1:]).any(), "only what is asked for is looked for"
     assert slips > 5
-    assert all(set(asked) <= set(text) for text, asked in zip(*texts, strict=True)) and texts[0] != texts[1]
+    assert all(any(set(asked) <= set(text) for text in texts[0]) for asked in texts[1]) and texts[0] != texts[1]
 
 
-def test_questions_about_a_document_share_its_picture(recipe, pillow_text, small):
+def test_questions_about_a_document_share_its_picture(recipe, small):
     """What is asked for is printed where the row looks: the image tokens' own labels say so."""
     receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=4),)
     batch = Batches(recipe(mixture=receipts, tiles_per_batch=1, looking_weight=1.0), small, 7)[0]
@@ -121,7 +125,7 @@ def test_questions_about_a_document_share_its_picture(recipe, pillow_text, small
     assert len(answers) == 5 and all(answers[:4]) and answers[4].strip() == ""
 
 
-def test_a_recipe_may_leave_out_kinds_of_questions(recipe, pillow_text, small):
+def test_a_recipe_may_leave_out_kinds_of_questions(recipe, small):
     def asked(*leave_out: str) -> str:
         receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=20, leave_out=leave_out),)
         return "".join(
@@ -139,8 +143,8 @@ def test_a_recipe_may_leave_out_kinds_of_questions(recipe, pillow_text, small):
         asked(*WEIGHTS)
 
 
-def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, small):
-    document = batches.make_document(3, "receipt", lines=(5, 8))
+def test_answers_about_documents_are_read_where_they_are_printed(small):
+    document = make_document(3, "receipt", lines=(5, 8), **OURS)
     read = 0
     for question in document.questions:
         places = np.arange(3 * len(document.text)).reshape(-1, 3)
@@ -153,9 +157,9 @@ def test_answers_about_documents_are_read_where_they_are_printed(pillow_text, sm
     assert read > 20
 
 
-def test_questions_find_what_they_quote_or_else_the_line_of_the_answer(pillow_text):
+def test_questions_find_what_they_quote_or_else_the_line_of_the_answer():
     """Each character's place is its number in the page's text here."""
-    document = batches.make_document(3, "receipt", lines=(5, 8))
+    document = make_document(3, "receipt", lines=(5, 8), **OURS)
     places = np.repeat(np.arange(len(document.text))[:, None], 3, axis=1)
     kinds = set()
     for question in document.questions:
@@ -193,13 +197,13 @@ def test_a_question_names_what_stands_on_the_page_once(question, quoted):
     assert "".join(page[place] for place in places if place >= 0) == quoted
 
 
-def test_more_is_asked_and_long_answers_are_cut(recipe, pillow_text, small):
+def test_more_is_asked_and_long_answers_are_cut(recipe, small):
     """Of what is read from the page, a cut answer's end isn't learnt, nor that of one just as long: behind as many characters
     there would be nothing but ends. A refusal is learnt whole."""
 
     def answers(**settings: object) -> list[str]:
         receipts = (Ingredient("receipt", lines=(12, 14), size_px=(9, 9), leave_out=("where", "count", "yes_no"), **settings),)
-        batch = Batches(recipe(mixture=receipts, tiles_per_batch=1), small, 7)[0]
+        batch = Batches(recipe(mixture=receipts, tiles_per_batch=1), small, 7)[3]
         assert len(batch["firsts"]) == 1
         starts = [*batch["firsts"][0].nonzero()[:, 0].tolist(), len(batch["labels"][0])]
         labels = [batch["labels"][0][start:stop] for start, stop in pairwise(starts)]
@@ -213,7 +217,7 @@ def test_more_is_asked_and_long_answers_are_cut(recipe, pillow_text, small):
     assert len(answers(max_questions=14)) <= 14
 
 
-def test_budgets_are_drawn_for_each_picture_and_nothing_too_small_is_asked(recipe, pillow_text, small, monkeypatch):
+def test_budgets_are_drawn_for_each_picture_and_nothing_too_small_is_asked(recipe, small, monkeypatch):
     seen, chosen = [], batches._asked
     monkeypatch.setattr(batches, "_asked", lambda *given: seen.append((given, chosen(*given))) or seen[-1][1])
     monkeypatch.setattr(batches, "LEGIBLE_PX", 1.0)  # tiles are 28 px here

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from minimonkey.pyramid import PyramidSpec
+from minimonkey.synthetic.material.choice import material
 from minimonkey.synthetic.rendering import lines
 from minimonkey.training.nano.labels import (
     CLASS_OF,
@@ -20,6 +21,7 @@ from minimonkey.training.nano.labels import (
     point_labels,
 )
 
+OURS = material("package", "train")._asdict()
 TWO_TILES = PyramidSpec.plain(2, 2, tile_px=28)
 """Of a picture of 56x28 px; patches of 7 px make 4 x 4 a tile."""
 
@@ -90,10 +92,10 @@ def test_a_turned_line_is_as_small_as_its_print(label):
         assert (named == IGNORE).any() != is_told
 
 
-def test_points_agree_with_the_ink(pillow_text):
+def test_points_agree_with_the_ink():
     """On a rendered tile, points that are on characters have ink near them more often than those that are not."""
     spec = PyramidSpec(tile_px=112, detail=(1, 1), adaptive=None)
-    sample = lines.make_sample(3, "tile", size_px=(24, 24), tile_px=112)
+    sample = lines.make_sample(3, "tile", size_px=(24, 24), tile_px=112, **OURS)
     named = point_labels(sample, spec, 14)[0].reshape(8, 16) > 0
     gray = np.abs(np.asarray(sample.picture.convert("L"), float) - np.median(np.asarray(sample.picture.convert("L"))))
     ink = gray.reshape(8, 14, 16, 7).max(axis=(1, 3))
@@ -111,9 +113,9 @@ def test_tokens_that_hold_a_character():
     assert places[2].tolist() == places[3].tolist() == [-1, -1, -1], "a newline is nowhere, nor is what lies outside"
 
 
-def test_tokens_agree_with_the_labels_of_their_patches(pillow_text):
+def test_tokens_agree_with_the_labels_of_their_patches():
     spec = PyramidSpec(tile_px=56, detail=(1, 6), adaptive=(1, 3), fit="pad", max_upscale=1.0)
-    sample = lines.make_sample(5, "line", size_px=(20, 20))
+    sample = lines.make_sample(5, "line", size_px=(20, 20), **OURS)
     labels, places = character_labels(sample, spec, 7), character_tokens(sample, spec, 7)
     held = labels.reshape(len(labels), 4, 2, 4, 2, SLOTS).swapaxes(2, 3).reshape(len(labels) * 16, -1)
     asked = 0

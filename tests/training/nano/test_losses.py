@@ -17,7 +17,7 @@ from minimonkey.training.nano.model_edits import insert_layer
 
 
 @pytest.mark.parametrize("stage", ["characters", "read"])
-def test_losses_reach_the_parameters_they_should(recipe, pillow_text, small, tiny_model, stage):
+def test_losses_reach_the_parameters_they_should(recipe, small, tiny_model, stage):
     torch.manual_seed(0)
     config = recipe(stage=stage)
     losses = Losses(tiny_model("qwen2", pyramid=None).train(), small, config)
@@ -68,7 +68,7 @@ def test_alignment_asks_each_image_token_for_the_characters_it_shows(recipe, sma
     assert losses._alignment(tokens, labels) > 10
 
 
-def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(pillow_text, recipe, small, tiny_model):
+def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(recipe, small, tiny_model):
     """ "unanswerable", "yes": nothing to look at. A mean of nothing would make every weight NaN."""
     model = tiny_model("qwen2", pyramid=None).train()
     insert_layer(model, 1)
@@ -93,7 +93,7 @@ def test_rows_are_grouped_where_least_is_padded():
     assert groups([7], [2]) == [(slice(0, None), slice(0, None), 7)]
 
 
-def test_groups_change_no_loss(recipe, pillow_text, small, tiny_model, monkeypatch):
+def test_groups_change_no_loss(recipe, small, tiny_model, monkeypatch):
     """The model sees each row as it does among all others, padded: with the mask that the groups do without."""
     config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, tiles_per_batch=12)
     model, batch = tiny_model("qwen2").eval(), Batches(config, small, 7)[3]
@@ -111,7 +111,7 @@ def test_groups_change_no_loss(recipe, pillow_text, small, tiny_model, monkeypat
         torch.testing.assert_close(figure, one_figures[name], msg=name)
 
 
-def test_an_encoder_that_rests_learns_nothing(pillow_text, recipe, small, tiny_model):
+def test_an_encoder_that_rests_learns_nothing(recipe, small, tiny_model):
     config = recipe(mixture=(Ingredient("line", max_tiles=6, encoder_rests=True),), alignment_weight=0.0)
     batch = Batches(config, small, 7)[0]
     assert bool(batch["encoder_rests"])

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minimonkey.errors import CheckpointError, ShortOfMemoryError, UsageError
+from minimonkey.errors import CheckpointError, DataError, ShortOfMemoryError, UsageError
+from minimonkey.synthetic.material import choice
+from minimonkey.synthetic.material.typefaces import catalogue
 from minimonkey.training.nano import batches, run
 from minimonkey.training.nano.losses import Losses
 from minimonkey.training.nano.run import train
@@ -21,6 +24,7 @@ from minimonkey.training.nano.run import train
 RECIPE = """
 name: small
 stage: {stage}
+material: package
 steps: {steps}
 seed: 3
 workers: 0
@@ -43,7 +47,7 @@ model:
 
 
 @pytest.fixture(autouse=True)
-def small_world(monkeypatch, tmp_path, pillow_text):
+def small_world(monkeypatch, tmp_path):
     """runs/ in a folder of the test's."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
@@ -72,7 +76,7 @@ def terminate():
 
 
 @pytest.mark.parametrize("cut", [interrupt, terminate, crash])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, cut):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, interruptible, cut):
     """An interrupt leaves a checkpoint of its own; without one the run goes back to the last."""
     whole = weights(train(recipe(tmp_path), ["name=whole"]))
     original = batches.Batches.__getitem__
@@ -93,6 +97,26 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     assert parts.name == "checkpoint-00000006"
     resumed = weights(parts)
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, None])
+def test_a_signal_that_is_ignored_or_handled_elsewhere_is_left_alone(tmp_path, monkeypatch, interruptible, handler):
+    """As under nohup: the run goes on, and goes on ignoring it. None is a handler of a program that Python is a part of."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if handler is None:
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    original = batches.Batches.__getitem__
+    monkeypatch.setattr(batches.Batches, "__getitem__", lambda self, number: interrupt() or original(self, number))
+    assert train(recipe(tmp_path)).name == "checkpoint-00000006"
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_run_in_another_thread_leaves_signals_to_the_main_one(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, recipe(tmp_path)).result().name == "checkpoint-00000006"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_run_of_so_many_minutes_goes_on_next_time(tmp_path):
@@ -172,11 +196,6 @@ from minimonkey.training.nano import batches
 from minimonkey.training.nano.losses import Losses
 from minimonkey.training.nano.run import train
 
-def make(seed, kind, **settings):
-    vocabulary = words.Vocabulary((b"\\nbada\\nkole\\n",), (1.0,), "train")
-    return lines.make_sample(seed, kind, typefaces=[typefaces.PILLOW], words=vocabulary, **settings | {"split": "train"})
-
-batches.make_sample = make
 try:
     train(Path(sys.argv[1]), ["workers=1"])
 except KeyboardInterrupt:
@@ -185,15 +204,22 @@ except KeyboardInterrupt:
 """A run as a program of its own: forking this process, whose torch has threads, would lock the child up."""
 
 
-def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
-    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved."""
+@pytest.mark.parametrize("trap", ["-", "''"], ids=["heard", "ignored"])
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path, trap):
+    """Ctrl-C in a terminal reaches the workers too: they mustn't take the run down before it is saved. With Ctrl-C ignored from the
+    beginning, as in a background job, SIGTERM ends the run just so."""
     whole, log = recipe(tmp_path, steps=100000), tmp_path / "runs" / "small" / "log.jsonl"
-    with subprocess.Popen([sys.executable, "-c", TRAINING, str(whole)], start_new_session=True, cwd=tmp_path) as process:
+    words = ["sh", "-c", f'trap {trap} INT; exec "$@"', "sh", sys.executable, "-c", TRAINING, str(whole)]
+    with subprocess.Popen(words, start_new_session=True, cwd=tmp_path) as process:
         deadline = time.monotonic() + 100
         while not log.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(UsageError, match="another process trains in it"):
             train(whole)
+        if trap == "''":
+            os.killpg(process.pid, signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
         os.killpg(process.pid, signal.SIGTERM)
         try:
             assert process.wait(60) == 130
@@ -201,6 +227,15 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     assert len(list(log.parent.glob("checkpoint-*/progress.json"))) == 1
+
+
+def test_a_run_that_promises_a_figure_does_not_begin_without_all_typefaces(tmp_path, monkeypatch):
+    lobster = next(typeface for typeface in catalogue() if typeface.family == "Lobster Two")
+    monkeypatch.setattr(choice, "incomplete", lambda split: [lobster])
+    monkeypatch.setattr(batches, "material", choice.material.__wrapped__)
+    with pytest.raises(DataError, match=r"1 typeface.* train split .* apt-get install .*fonts-lobster fonts-lobstertwo"):
+        train(recipe(tmp_path), ["material=all"])
+    assert not list((tmp_path / "runs" / "small").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
@@ -212,6 +247,7 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path):
         ("model.vision_config=3", "no model can be made of the recipe's `model`"),
         ("model.text_config.model_type=nope", "no model can be made of the recipe's `model`"),
         ("model.pyramid.tile_px=56", "tiles of another size"),
+        ("material=some", "material='some': expected one of 'package', 'available', 'all'"),
         ("publish=/dev/null/run", "publish='/dev/null/run': can't make that folder: Not a directory"),
     ],
 )

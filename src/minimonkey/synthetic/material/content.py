@@ -11,7 +11,8 @@ from importlib.resources import files
 from typing import Any
 
 from minimonkey.synthetic.material.dice import Dice
-from minimonkey.synthetic.material.words import DICTIONARIES, Vocabulary, Writer, is_held_out
+from minimonkey.synthetic.material.word_lists import DICTIONARIES
+from minimonkey.synthetic.material.words import Vocabulary, Writer, is_held_out
 
 LANGUAGES = {"en": 55, "de": 12, "fr": 10, "es": 8, "it": 5, "nl": 5, "pt": 5}
 """Languages and how often each is used."""

@@ -1,5 +1,7 @@
 """Sentences of Debian's own documentation: running text that somebody wrote, beside random words. For training alone.
 
+Where it isn't installed there are random words alone.
+
 The Debian Reference in six languages (GPL-2+) and the Debian FAQ in Dutch (copies, changed or not, under the same notice), from
 Debian's packages, as plain text. None of the documents in benchmarks/held_out/real.zip is among them.
 """
@@ -11,21 +13,32 @@ import re
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from minimonkey.errors import DataError
+from minimonkey.synthetic.material.word_lists import SHARE
 
 REFERENCE = "debian-reference/debian-reference.{}.txt.gz"
+FAQ = "doc/debian/FAQ/debian-faq.nl.txt.gz"
+
+
+class Book(NamedTuple):
+    """A text: the package that holds it, and where that puts it below /usr/share."""
+
+    package: str
+    path: str
+
+
 BOOKS = {
-    "american-english": REFERENCE.format("en"),
-    "french": REFERENCE.format("fr"),
-    "ngerman": REFERENCE.format("de"),
-    "spanish": REFERENCE.format("es"),
-    "italian": REFERENCE.format("it"),
-    "portuguese": REFERENCE.format("pt"),
-    "dutch": "doc/debian/FAQ/debian-faq.nl.txt.gz",
+    "american-english": Book("debian-reference-en", REFERENCE.format("en")),
+    "french": Book("debian-reference-fr", REFERENCE.format("fr")),
+    "ngerman": Book("debian-reference-de", REFERENCE.format("de")),
+    "spanish": Book("debian-reference-es", REFERENCE.format("es")),
+    "italian": Book("debian-reference-it", REFERENCE.format("it")),
+    "portuguese": Book("debian-reference-pt", REFERENCE.format("pt")),
+    "dutch": Book("debian-faq-nl", FAQ),
 }
-"""For the word lists that have one, a text in the same language; below /usr/share."""
-PACKAGES = " ".join(f"debian-reference-{language}" for language in ("en", "fr", "de", "es", "it", "pt")) + " debian-faq-nl"
+"""For the word lists that have one, a text in the same language."""
 SHORTEST, LONGEST = 25, 400
 """Characters of a sentence; the rest is headings, tables and what was put together wrongly."""
 PLAIN = 0.9
@@ -33,27 +46,34 @@ PLAIN = 0.9
 
 
 @lru_cache
-def sentences(word_list: str, known: str, folder: str = "/usr/share") -> tuple[str, ...]:
-    """The sentences of the text in the language of a word list, in their order, of the `known` characters alone; none for no text.
+def sentences(word_list: str, known: str, share: str | None = SHARE) -> tuple[str, ...]:
+    """The sentences of the text in the language of a word list, in their order, of the `known` characters alone.
+
+    None where there is no such text, or it isn't installed below `share`.
 
     Raises:
-        DataError: the text isn't installed, or is broken; the message names the packages.
+        DataError: the text is broken; the message names its package.
     """
-    if word_list not in BOOKS:
+    if share is None or word_list not in BOOKS or not (path := Path(share, BOOKS[word_list].path)).exists():
         return ()
-    path = Path(folder, BOOKS[word_list])
+    again = f"install it anew: apt-get install --reinstall {BOOKS[word_list].package}"
     try:
         text = gzip.decompress(path.read_bytes()).decode("utf-8")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"documentation {path} can't be read ({error}); install it: apt-get install {PACKAGES}") from error
+        raise DataError(f"documentation {path} can't be read ({error}); {again}") from error
     found: list[str] = []
     for block in re.split(r"\n\s*\n", text):
         block = re.sub(r"^\s*(?:[*•-]|\d+\.)\s+", "", " ".join(block.split()))
         found += re.split(r"(?<=[.!?])\s+(?=[A-ZÀ-ÖØ-Þ¿¡«“\"(])", block)
     kept = tuple(sentence for sentence in found if _is_prose(sentence, known))
     if not kept:
-        raise DataError(f"documentation {path} has no sentence to read; install it anew: apt-get install --reinstall {PACKAGES}")
+        raise DataError(f"documentation {path} has no sentence to read; {again}")
     return kept
+
+
+def missing_books(share: str = SHARE) -> list[str]:
+    """The word lists whose text isn't installed."""
+    return [name for name, book in BOOKS.items() if not Path(share, book.path).exists()]
 
 
 def _is_prose(sentence: str, known: str) -> bool:

@@ -1,7 +1,7 @@
 """The typefaces that synthetic text is set in: a catalogue of Debian's fonts, and loaded fonts by path and size.
 
-Typefaces are split by family; clones and metric siblings (Liberation and Nimbus, Lato and Carlito) stand on one side. No font is
-part of this package: they are installed where training runs (`fonts-*` packages, named in the catalogue with their licences).
+Typefaces are split by family; clones and metric siblings (Liberation and Nimbus, Lato and Carlito) stand on one side. A few files
+of twenty families come with minimonkey (fonts/, with their licences); the others are used where their packages are installed.
 
 The catalogue was made from Debian 12's packages: families with digits, both cases and common punctuation; no thin weights, capitals
 only, handwriting, initials or outlines. Each was looked at. It lists as lacking what is empty, drawn as .notdef, drawn as another
@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ PILLOW = Typeface(
     ("",),
     lacks="àâäáãåçéèêëíìîïñóòôöõøúùûüßæœÿÀÂÄÁÃÅÇÉÈÊËÍÌÎÏÑÓÒÔÖÕØÚÙÛÜÆŒŸ€£¥§–—¿¡®•×²³½",
 )
-"""The font inside Pillow: always there, so tests need no installed fonts."""
+"""The font inside Pillow, which lacks letters with accents: for tests, in which one typeface is enough."""
 
 
 class Glyph(NamedTuple):
@@ -132,23 +133,33 @@ def catalogue() -> tuple[Typeface, ...]:
 
 
 @lru_cache(maxsize=2)
-def installed(split: Split) -> tuple[Typeface, ...]:
-    """The typefaces of a split. All have to be there: a missing one would silently change what a seed means.
+def packaged(split: Split) -> tuple[Typeface, ...]:
+    """The typefaces of a split that come with minimonkey: those of the catalogue of which files lie in fonts/, with these files."""
+    ours = {path.name: str(path) for path in Path(str(files(__package__).joinpath("fonts"))).iterdir()}
+    chosen = (replace(each, files=tuple(ours[name] for name in _names(each) if name in ours)) for each in catalogue())
+    return tuple(typeface for typeface in chosen if typeface.split == split and typeface.files)
 
-    Raises:
-        DataError: files of the catalogue are missing; the message names the packages to install.
+
+@lru_cache(maxsize=2)
+def available(split: Split) -> tuple[Typeface, ...]:
+    """The typefaces of a split that are there: each with its installed files, or else with those that come with minimonkey.
+
+    Where all of the catalogue is installed it is just that. What a seed means depends on what is there.
     """
-    chosen = tuple(typeface for typeface in catalogue() if typeface.split == split)
-    incomplete = [typeface for typeface in chosen if not all(map(os.path.exists, typeface.files))]
-    missing = sorted({package for typeface in incomplete for package in typeface.packages})
-    if missing:
-        raise DataError(f"fonts for the {split} split are missing; install them: apt-get install {' '.join(missing)}")
-    return chosen
+    ours = {typeface.family: typeface for typeface in packaged(split)}
+    of_split = (typeface for typeface in catalogue() if typeface.split == split)
+    there = (replace(each, files=tuple(filter(os.path.exists, each.files))) for each in of_split)
+    chosen = (typeface if typeface.files else ours.get(typeface.family) for typeface in there)
+    return tuple(typeface for typeface in chosen if typeface is not None)
 
 
-def packages() -> list[str]:
-    """Debian's packages that hold the typefaces of both splits."""
-    return sorted({package for typeface in catalogue() for package in typeface.packages})
+def incomplete(split: Split) -> list[Typeface]:
+    """The typefaces of a split of which files aren't installed."""
+    return [each for each in catalogue() if each.split == split and not all(map(os.path.exists, each.files))]
+
+
+def _names(typeface: Typeface) -> list[str]:
+    return [os.path.basename(file) for file in typeface.files]
 
 
 def lacking(font: ImageFont.FreeTypeFont, characters: Iterable[str]) -> str:

@@ -7,31 +7,18 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from minimonkey.errors import DataError
 from minimonkey.synthetic.material.documentation import sentences
 from minimonkey.synthetic.material.typefaces import Split
+from minimonkey.synthetic.material.word_lists import DICTIONARIES, SHARE, word_list
 
 ASCII = "".join(map(chr, range(32, 127)))
 LETTERS = "àâäáãåçéèêëíìîïñóòôöõøúùûüßæœÿÀÂÄÁÃÅÇÉÈÊËÍÌÎÏÑÓÒÔÖÕØÚÙÛÜÆŒŸ"
 SIGNS = "€£¥°§·–—‘’“”«»¿¡…©®™•×±²³½"
 ALPHABET = ASCII + LETTERS + SIGNS
 """Every character that synthetic text may hold."""
-
-DICTIONARIES = {
-    "american-english": 5,
-    "british-english": 2,
-    "french": 2,
-    "ngerman": 2,
-    "spanish": 1,
-    "italian": 1,
-    "portuguese": 1,
-    "dutch": 1,
-}
-"""Word lists of Debian's w* packages in /usr/share/dict, and how often each is used."""
 
 COMMON = (
     "the of and a to in is was for on that with as at by from it this be are or an not have you which but all one we can our "
@@ -110,22 +97,16 @@ class Vocabulary:
                 return word
 
 
-@lru_cache(maxsize=2)
-def vocabulary(split: Split, folder: str = "/usr/share/dict") -> Vocabulary:
-    """The installed word lists, and for training what there is to read in their languages.
+@lru_cache(maxsize=4)
+def vocabulary(split: Split, share: str | None = SHARE) -> Vocabulary:
+    """Word lists, and for training what there is to read in their languages, as installed below `share`; else our own short lists.
 
     Raises:
-        DataError: a list or a text is missing; the message names the packages.
+        DataError: an installed text is broken; the message names its package.
     """
-    paths = [Path(folder, name) for name in DICTIONARIES]
-    if missing := [path.name for path in paths if not path.exists()]:
-        raise DataError(
-            f"word lists {', '.join(missing)} are not in {folder}; install them: "
-            "apt-get install wamerican wbritish wfrench wngerman wspanish witalian wportuguese wdutch"
-        )
-    shares = np.cumsum(list(DICTIONARIES.values())) / sum(DICTIONARIES.values())
-    texts = tuple(sentences(name, ALPHABET) for name in DICTIONARIES) if split == "train" else ()
-    return Vocabulary(tuple(path.read_bytes() for path in paths), tuple(map(float, shares)), split, texts)
+    shares = np.cumsum([each.weight for each in DICTIONARIES.values()]) / sum(each.weight for each in DICTIONARIES.values())
+    texts = tuple(sentences(name, ALPHABET, share) for name in DICTIONARIES) if split == "train" else ()
+    return Vocabulary(tuple(word_list(name, share) for name in DICTIONARIES), tuple(map(float, shares)), split, texts)
 
 
 class Writer:

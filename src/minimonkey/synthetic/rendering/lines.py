@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from minimonkey.errors import UsageError
-from minimonkey.synthetic.material.typefaces import Split, Typeface, installed
+from minimonkey.synthetic.material.typefaces import Split, Typeface, available
 from minimonkey.synthetic.material.words import Vocabulary, Writer, vocabulary
 from minimonkey.synthetic.rendering.degrade import print_on_paper
 from minimonkey.synthetic.rendering.typesetting import Box, Compositor, Row, bounds
@@ -192,18 +192,18 @@ def make_sample(
     typefaces: Sequence[Typeface] | None = None,
     words: Vocabulary | None = None,
 ) -> Sample:
-    """A picture of random text, the same for the same arguments (given the same fonts, word lists, documentation and Pillow).
+    """A picture of random text, the same for the same arguments (given the same typefaces, words and Pillow).
 
     Args:
         kind: "line" is one line cropped with small margins (at most about 1,000 pixels wide), "long_line" one of 40-110 characters
             (at most about 2,000 pixels wide), "region" two to eight lines (about 150-700 pixels wide), "tile" a square of
             `tile_px` full of text that runs over its edges; characters whose centre is outside are not in the labels.
         size_px: smallest and largest em in pixels; drawn log-uniformly, or uniformly with `uniform`.
-        typefaces, words: default to all installed ones of the split.
+        typefaces, words: default to whatever of the split is there (material.py).
 
     Raises:
         UsageError: an unknown kind, or a wrong size range.
-        DataError: fonts, word lists or documentation are not installed.
+        DataError: a font or an installed text is broken.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of sample {kind!r}: expected one of {', '.join(KINDS)}")
@@ -211,7 +211,7 @@ def make_sample(
     if not 4 <= low <= high:
         raise UsageError(f"size_px is {size_px}: expected (smallest, largest) with 4 <= smallest <= largest")
     rng = np.random.default_rng([seed, zlib.crc32(f"{kind} {split}".encode())])
-    typefaces = installed(split) if typefaces is None else typefaces
+    typefaces = available(split) if typefaces is None else typefaces
     typeface = typefaces[int(rng.random() * len(typefaces))]
     px = low + (high - low) * rng.random() if uniform else low * (high / low) ** rng.random()
     scale = 2 if rng.random() < 0.4 else 1

@@ -21,6 +21,8 @@ from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.synthetic.document import KINDS as DOCUMENT_KINDS
 from minimonkey.synthetic.document import Document, make_document
+from minimonkey.synthetic.material.choice import material
+from minimonkey.synthetic.material.typefaces import Split
 from minimonkey.synthetic.questions import LONGEST, WEIGHTS, Question
 from minimonkey.synthetic.rendering.lines import KINDS as LINE_KINDS
 from minimonkey.synthetic.rendering.lines import Sample, make_sample
@@ -114,7 +116,7 @@ class Batches(torch.utils.data.Dataset):
     config: TrainConfig
     processor: MiniMonkeyProcessor
     patch_px: int
-    split: str = "train"
+    split: Split = "train"
 
     def __len__(self) -> int:
         return self.config.steps * self.config.batches_per_step
@@ -163,6 +165,7 @@ class Batches(torch.utils.data.Dataset):
             spec = dataclasses.replace(spec, detail=(min(spec.detail[0], most), most))
         seed = int(rng.integers(1 << 62))
         settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
+        settings |= material(self.config.material, self.split)._asdict()
         if ingredient.kind == "tile":
             settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)

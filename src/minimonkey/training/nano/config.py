@@ -89,6 +89,9 @@ class TrainConfig:
     """"characters": each patch of the vision encoder names the characters in it. "read": the whole model writes the text."""
     mixture: tuple[Ingredient, ...]
     steps: int
+    material: Literal["package", "available", "all"] = "available"
+    """What samples are made of: the typefaces and words that come with minimonkey alone, those and whatever of Debian's is
+    installed, or all that Debian has, without which the run doesn't begin. A seed means the same only with the same material."""
     start: str | None = None
     """Run folder or model folder whose weights this stage begins with."""
     model: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,12 @@ class Trainer:
         An interrupt (Ctrl-C, SIGTERM) lets the step end, leaves a checkpoint, raises KeyboardInterrupt; a second one just raises.
         """
         self.resume()
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, self._stop) for number in signals}
-        loader = self._loader()
-        try:
-            self._steps(loader)
-        finally:
-            loader.close()  # ends the workers, whatever still refers to them
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with interrupts_call(self._stop):
+            loader = self._loader()
+            try:
+                self._steps(loader)
+            finally:
+                loader.close()  # ends the workers, whatever still refers to them
 
     def _stop(self, *_: object) -> None:
         if self.stopping:
@@ -178,6 +176,22 @@ class Trainer:
         progress = json.loads((found[-1] / "progress.json").read_text())
         self.step = self.saved_step = progress["step"]
         self.seconds = progress["seconds"]
+
+
+@contextmanager
+def interrupts_call(handler: Callable[..., object]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call the handler meanwhile, if this is the main thread.
+
+    One that is ignored, as Ctrl-C is under nohup and in background jobs, stays so; what other code than Python's handles stays its.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    taken = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handler) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
 
 
 def means(seen: Sequence[dict[str, float]]) -> dict[str, float]:
