@@ -25,7 +25,8 @@ from torch.nn import functional
 from internvl2_1b import random_model, stock
 from minimonkey.errors import MissingExtraError
 from minimonkey.evaluation.speed import medians
-from minimonkey.inference.openvino import compiled, use_openvino
+from minimonkey.inference.backend import TorchBackend
+from minimonkey.inference.openvino import OpenVINOBackend, compiled
 from report import Bar, circumstances, conclude, options, parse
 
 BARS = {"bfloat16": (1.5, 1e-2), "float32": (1.8, 1e-4)}
@@ -83,16 +84,17 @@ def compare(dtype: str, given: argparse.Namespace) -> Iterator[Bar]:
     """Time everything in one number format."""
     ours = random_model(getattr(torch, dtype), given.device, vision_layers=given.layers, text_layers=1)
     rival = stock(ours)
-    if given.engine is not None:
-        use_openvino(ours)
+    backend = TorchBackend(ours) if given.engine is None else OpenVINOBackend(ours)
     exact = rival if dtype == "float32" else copy.deepcopy(rival).float()
     tiles = torch.randn(given.tiles, 3, 448, 448, generator=torch.Generator().manual_seed(1)).to(ours.device, ours.dtype)
     truth = encode(exact, tiles.float())
-    errors = [((encode(model, tiles) - truth).norm() / truth.norm()).item() for model in (ours, rival)]
+    errors = [
+        ((encoded - truth).norm() / truth.norm()).item() for encoded in (backend.encode(tiles).pooler_output, encode(rival, tiles))
+    ]
     print(f"\n{dtype}, {given.tiles} tiles")
     print(f"  rival: transformers' own class on the same tensors, {rival.model.vision_tower.config._attn_implementation}")
     parts = pieces(rival.model.vision_tower.encoder.layer[0], given.tiles, tiles)
-    calls: dict[str, Callable[[], object]] = {"ours": lambda: encode(ours, tiles), "stock": lambda: encode(rival, tiles)}
+    calls: dict[str, Callable[[], object]] = {"ours": lambda: backend.encode(tiles), "stock": lambda: encode(rival, tiles)}
     calls |= {name: call for name, (call, _) in parts.items()}
     if given.device == "cpu" and (call := in_openvino(exact.model.vision_tower, tiles, dtype)):
         calls["OpenVINO"] = call

@@ -17,11 +17,11 @@ measured at, and none that the file has is measured again.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -42,11 +42,9 @@ Point = tuple[int, dict[str, float]]
 
 def tiles(vlm: VisionLanguageModel, counts: tuple[int, ...]) -> Iterator[Point]:
     """Seconds in the encoder and until the first token."""
-    inner, encode = vlm.model.model, vlm.model.model.get_image_features
-    taken: list[float] = []
+    encode, taken = vlm.backend.encode, list[float]()
 
-    @functools.wraps(encode)  # `generate` looks at its arguments
-    def timed(*args, **kwargs):
+    def timed(*args: Any, **kwargs: Any) -> Any:
         settle()
         begun = time.perf_counter()
         features = encode(*args, **kwargs)
@@ -54,12 +52,12 @@ def tiles(vlm: VisionLanguageModel, counts: tuple[int, ...]) -> Iterator[Point]:
         taken.append(time.perf_counter() - begun)
         return features
 
-    inner.get_image_features = timed
+    vlm.backend.encode = timed
     for count in counts:
         answer = vlm.ask(noise_page(), QUESTIONS[0], pyramid=pyramid_of(count), max_new_tokens=1)
         assert answer.pyramids[0].tile_count == count
         yield count, {"encoder": taken.pop(), "first_token": answer.timings["first_token"]}
-    del inner.get_image_features
+    del vlm.backend.encode
 
 
 def questions(vlm: VisionLanguageModel, counts: tuple[int, ...]) -> Iterator[Point]:

@@ -14,7 +14,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from minimonkey.inference import VisionLanguageModel
-from minimonkey.inference.openvino import use_openvino
+from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -86,9 +86,7 @@ def processor() -> MiniMonkeyProcessor:
 def random_vlm(dtype: torch.dtype, device: str = "cpu", *, layers: int = LAYERS, engine: str | None = None) -> VisionLanguageModel:
     """A whole model with so many layers in each part, which cuts every picture into 13 tiles unless told otherwise."""
     model = random_model(dtype, device, vision_layers=layers, text_layers=layers)
-    if engine is not None:
-        use_openvino(model)
-    return VisionLanguageModel(model, processor())
+    return VisionLanguageModel(model, processor(), backend=None if engine is None else OpenVINOBackend(model))
 
 
 def pyramid_of(tiles: int) -> PyramidSpec:

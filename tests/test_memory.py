@@ -10,7 +10,7 @@ import torch
 
 from minimonkey.errors import MiniMonkeyError, ShortOfMemoryError
 from minimonkey.inference import VisionLanguageModel
-from minimonkey.inference.prefix_cache import Prefix
+from minimonkey.inference.prefix_cache import PrefixCache
 from minimonkey.memory import enough_memory
 from minimonkey.models.strict_loading import load_strictly
 
@@ -98,7 +98,7 @@ def test_every_way_of_asking_says_it(tiny_model, tiny_processor, monkeypatch):
 
 def test_the_copies_that_answers_of_an_open_picture_need(tiny_model, tiny_processor, monkeypatch):
     page = VisionLanguageModel(tiny_model(), tiny_processor()).open(np.zeros((40, 40, 3), dtype=np.uint8))
-    monkeypatch.setattr(Prefix, "inputs", too_much)
+    monkeypatch.setattr(PrefixCache, "inputs", too_much)
     with pytest.raises(
         ShortOfMemoryError, match="^out of memory while answering, .*: lower the pyramid's budgets, ask fewer at once"
     ):

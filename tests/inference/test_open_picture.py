@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from PIL import Image
 import minimonkey
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import PictureError, PromptError, UsageError
-from minimonkey.inference import VisionLanguageModel
-from minimonkey.inference.prefix_cache import shared
+from minimonkey.inference import OpenPicture, VisionLanguageModel
+from minimonkey.inference.prefix_cache import common_length
 from minimonkey.language_model.layers import CACHE
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -98,7 +99,7 @@ def ids_of(vlm, question: str) -> list[int]:
 
 def prefix_length(vlm) -> int:
     """Tokens of a prompt about WIDE that don't depend on the question."""
-    return shared(ids_of(vlm, "a"), ids_of(vlm, "b"))
+    return common_length(ids_of(vlm, "a"), ids_of(vlm, "b"))
 
 
 # -- the answers of fresh calls ----------------------------------------------------------------------------------------
@@ -269,10 +270,10 @@ def test_a_stream_that_is_closed_leaves_the_picture_open(vlm):
 
 def test_nothing_that_is_kept_is_changed(vlm):
     with vlm.open(WIDE) as opened:
-        kept = opened._kept
+        kept = opened._kept.prefix
         copies = [tensor.clone() for layer in kept.layers for tensor in layer]
         opened.ask(QUESTIONS[1], max_new_tokens=5)
-        later = opened._kept
+        later = opened._kept.prefix
         opened.ask_many(QUESTIONS, max_new_tokens=5)
         opened.ask("And?", history=[("<image>", "yes")], max_new_tokens=5)
         for tensor, copy in zip((tensor for layer in kept.layers for tensor in layer), copies, strict=True):
@@ -485,7 +486,7 @@ def test_the_window_as_positions_are_counted_anew(made, spec):
     fresh = vlm.ask(WIDE, "What?", compression=spec, max_new_tokens=6)
     first, _ = reads(vlm)
     with vlm.open(WIDE, compression=spec) as opened:
-        known = opened._kept
+        known = opened._kept.prefix
         assert len(known.ids) - known.dropped < len(known.ids) - 1
         del first[:]
         same(opened.ask("What?", max_new_tokens=6), fresh)
@@ -561,10 +562,10 @@ def test_bytes_of_compressed_pictures(made, spec):
         before = opened.cache_bytes
         answer = opened.ask("What?", max_new_tokens=5)
         new = answer.prompt_tokens - known
-        grown = 6 * new if named(spec) == "scm-original" else 4 * (new + 4)
-        assert opened.cache_bytes == before + grown * keys_and_values
-        held = [tensor for layer in (*opened._kept.layers, *opened._kept.early) for tensor in layer]
-        assert sum(tensor.untyped_storage().nbytes() for tensor in held) == opened._kept.nbytes
+        extended = 6 * new if named(spec) == "scm-original" else 4 * (new + 4)
+        assert opened.cache_bytes == before + extended * keys_and_values
+        held = [tensor for layer in (*opened._kept.prefix.layers, *opened._kept.prefix.early_layers) for tensor in layer]
+        assert sum(tensor.untyped_storage().nbytes() for tensor in held) == opened._kept.prefix.nbytes
     assert vlm.cache_bytes == 0
 
 
@@ -572,12 +573,12 @@ def test_nothing_that_is_kept_of_a_compressed_picture_is_changed(made):
     vlm = made(num_hidden_layers=4)
     for spec in (SCM, SPECS["uniform"]):
         with vlm.open(WIDE, compression=spec) as opened:
-            before = opened._kept
-            tensors = [tensor for layer in (*before.layers, *before.early) for tensor in layer]
+            before = opened._kept.prefix
+            tensors = [tensor for layer in (*before.layers, *before.early_layers) for tensor in layer]
             copies = [tensor.clone() for tensor in tensors]
             opened.ask(QUESTIONS[1], max_new_tokens=5)
             opened.ask_many(QUESTIONS, max_new_tokens=5)
-            assert opened._kept.ids[: len(before.ids)] == before.ids
+            assert opened._kept.prefix.ids[: len(before.ids)] == before.ids
             assert all(map(torch.equal, tensors, copies))
 
 
@@ -637,7 +638,7 @@ def test_many_questions_have_copies_that_fit(vlm):
             copies.append((len(settings["inputs_embeds"]), sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)))
 
     with vlm.open(WIDE) as opened:
-        known, read = prefix_length(vlm), opened._kept.nbytes
+        known, read = prefix_length(vlm), opened._kept.prefix.nbytes
         expected = opened.ask_many(QUESTIONS, max_new_tokens=4)
         vlm.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
         opened.ask_many(QUESTIONS, max_new_tokens=4)
@@ -699,7 +700,7 @@ def test_two_hundred_pictures_leave_nothing(vlm):
     before, kept = tensors(), []
     for turn in range(200):
         with vlm.open(WIDE) as opened:
-            kept += [weakref.ref(tensor) for layer in opened._kept.layers for tensor in layer]
+            kept += [weakref.ref(tensor) for layer in opened._kept.prefix.layers for tensor in layer]
             if turn % 20 == 0:
                 opened.ask("?", max_new_tokens=2)
                 opened.ask_many(["?", "What?"], max_new_tokens=2)
@@ -752,10 +753,10 @@ def test_compression_that_asks_the_question(vlm, compression, message):
 )
 def test_wrong_settings(vlm, settings, error, message):
     with vlm.open(WIDE) as opened:
-        kept = opened._kept
+        kept = opened._kept.prefix
         with pytest.raises(error, match=message):
             opened.ask("?", **settings)
-        assert opened._kept is kept
+        assert opened._kept.prefix is kept
 
 
 def test_pictures_that_cant_be_opened(made, tmp_path):
@@ -766,3 +767,37 @@ def test_pictures_that_cant_be_opened(made, tmp_path):
     with pytest.raises(PictureError):
         vlm.open(tmp_path / "missing.png")
     assert (tokens, tiles) == ([], [])
+
+
+def test_a_call_keeps_to_what_it_began_with(vlm, monkeypatch):
+    """Another thread's question replaces what is kept, or closes the picture, between two steps of a call: nothing mixes."""
+    one, other = [("<image>\nWhat is it?", "A receipt.")], [("<image>\nWho signed it?", "Nobody.")]
+    fresh = vlm.ask(WIDE, "And when?", history=one, max_new_tokens=5)
+    for meanwhile in (lambda opened: opened.ask("Why?", history=other, max_new_tokens=3), lambda opened: opened.close("evicted")):
+        opened = vlm.open(WIDE)
+        opened.ask("Read it.", history=one, max_new_tokens=3)
+        known = OpenPicture._known
+
+        def interrupted(self, *args, meanwhile=meanwhile, known=known):
+            length = known(self, *args)
+            monkeypatch.setattr(OpenPicture, "_known", known)
+            meanwhile(self)
+            return length
+
+        monkeypatch.setattr(OpenPicture, "_known", interrupted)
+        same(opened.ask("And when?", history=one, max_new_tokens=5), fresh)
+    assert opened.closed and opened.cache_bytes == 0, "an answer that was under way doesn't open it again"
+    with pytest.raises(UsageError, match="can't be asked, evicted: open it again"):
+        opened.ask("And when?")
+
+
+def test_eight_threads_on_one_picture(vlm):
+    """Each conversation gets its own answers."""
+    histories = [[(f"<image>\nQuestion {number}?", f"Answer {number}.")] for number in range(8)]
+    expected = [vlm.ask(WIDE, "And?", history=history, max_new_tokens=4) for history in histories]
+    with vlm.open(WIDE) as opened, ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            for answer, fresh in zip(
+                threads.map(lambda history: opened.ask("And?", history=history, max_new_tokens=4), histories), expected, strict=True
+            ):
+                same(answer, fresh)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel, Phi3Config, Phi3Model, Qwen2Config, Qwen2Model
 
-from minimonkey.inference.prefix_cache import NOTHING, Prefix, sees_all, shared, turn_alike
+from minimonkey.inference.prefix_cache import EMPTY, PrefixCache, common_length, same_rotation, sees_all
 from minimonkey.language_model.layers import CACHE
 from minimonkey.language_model.rotary import make_stateless
 
@@ -25,15 +25,15 @@ def text_model(model, config, **fields):
     [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 3], [1, 2], 2), ([1, 2, 3], [1, 9, 3], 1), ([2], [1], 0)],
 )
 def test_shared(one, other, length):
-    assert shared(one, other) == length
+    assert common_length(one, other) == length
 
 
-def prefix(length: int, layers: int = 2) -> Prefix:
+def prefix(length: int, layers: int = 2) -> PrefixCache:
     generator = torch.Generator().manual_seed(0)
     tensors = [
         (torch.rand(1, 2, length, 4, generator=generator), torch.rand(1, 2, length, 4, generator=generator)) for _ in range(layers)
     ]
-    return Prefix(list(range(length)), tensors)
+    return PrefixCache(list(range(length)), tensors)
 
 
 def test_a_cache_is_a_copy_of_the_first_tokens():
@@ -48,9 +48,9 @@ def test_a_cache_is_a_copy_of_the_first_tokens():
 
 
 def test_nothing():
-    for cache in (NOTHING.inputs(0, rows=3)[CACHE], prefix(5).inputs(0, rows=1)[CACHE]):
+    for cache in (EMPTY.inputs(0, rows=3)[CACHE], prefix(5).inputs(0, rows=1)[CACHE]):
         assert cache.get_seq_length() == 0
-    assert (NOTHING.nbytes, NOTHING.ids) == (0, [])
+    assert (EMPTY.nbytes, EMPTY.ids) == (0, [])
 
 
 def test_bytes():
@@ -59,7 +59,7 @@ def test_bytes():
 
 def test_of_a_cache():
     kept = prefix(4)
-    again = Prefix.of([7, 7, 7], kept.inputs(3, rows=1)[CACHE])
+    again = PrefixCache.of([7, 7, 7], kept.inputs(3, rows=1)[CACHE])
     assert again.ids == [7, 7, 7]
     for (keys, values), (first, second) in zip(again.layers, kept.layers, strict=True):
         assert torch.equal(keys, first[:, :, :3])
@@ -74,8 +74,8 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
     cache = DynamicCache()
     with torch.no_grad():
         whole = text(ids).last_hidden_state
-        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), **{CACHE: cache})
-        kept = Prefix.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
+        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), past_key_values=cache)
+        kept = PrefixCache.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
         rest = text(ids[:, 7:].repeat(2, 1), **kept.inputs(7, rows=2)).last_hidden_state
     torch.testing.assert_close(rest, whole[:, 7:].repeat(2, 1, 1), rtol=1e-5, atol=1e-5)
 
@@ -96,25 +96,25 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
 )
 def test_turn_alike(model, config, fields, alike):
     text = text_model(model, config, **fields)
-    assert {lengths: turn_alike(text, *lengths) for lengths in alike} == alike
+    assert {lengths: same_rotation(text, *lengths) for lengths in alike} == alike
 
 
 def test_positions_counted_anew_turn_by_their_own_rule():
     """Three of five tokens are left: prompts of 17 and 19 tokens are beyond the window of 16, and 15 of the first are not."""
     long = {"rope_parameters": LONG, "original_max_position_embeddings": 16, "max_position_embeddings": 64}
     text = text_model(Phi3Model, Phi3Config, **long)
-    original = Prefix([7] * 5, [], places=[0, 3, 4], positions=[0, 3, 4])
-    compact = Prefix([7] * 5, [], places=[0, 3, 4], positions=[0, 1, 2])
+    original = PrefixCache([7] * 5, [], kept_places=[0, 3, 4], positions=[0, 3, 4])
+    compact = PrefixCache([7] * 5, [], kept_places=[0, 3, 4], positions=[0, 1, 2])
     assert (original.dropped, compact.dropped, prefix(5).dropped) == (2, 2, 0)
-    assert [kept.turns_alike(text, 17, 19) for kept in (NOTHING, original, compact)] == [True, True, False]
-    assert [kept.turns_alike(text, 16, 17) for kept in (NOTHING, original, compact)] == [False] * 3
-    assert compact.turns_alike(text, 5, 16)
+    assert [kept.same_rotation(text, 17, 19) for kept in (EMPTY, original, compact)] == [True, True, False]
+    assert [kept.same_rotation(text, 16, 17) for kept in (EMPTY, original, compact)] == [False] * 3
+    assert compact.same_rotation(text, 5, 16)
 
 
-def compressed_prefix() -> Prefix:
+def compressed_prefix() -> PrefixCache:
     """Of five tokens the first, fourth and fifth are left, and two more follow; two of three layers."""
     ids, left = [*range(10, 17)], prefix(5, layers=3).layers
-    return Prefix(ids, left, prefix(7, layers=2).layers, places=[0, 3, 4], positions=[0, 3, 4])
+    return PrefixCache(ids, left, prefix(7, layers=2).layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
 
 
 def test_a_compressed_prefix_is_cut_behind_its_pictures_alone():
@@ -133,11 +133,11 @@ def test_what_generate_gets_of_a_compressed_prefix():
     compressed = kept.inputs(6, rows=2)["compression"]
     assert compressed.index.tolist() == compressed.positions.tolist() == [[0, 3, 4, 5]] * 2
     assert (compressed.mask.tolist(), compressed.prompt_mask.tolist()) == ([[1] * 4] * 2, [[1] * 6] * 2)
-    for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early, kept.early, 6)):
+    for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early, kept.early_layers, 6)):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             assert torch.equal(layer.keys, keys[:, :, :length].repeat(2, 1, 1, 1))
             assert torch.equal(layer.values, values[:, :, :length].repeat(2, 1, 1, 1))
-    compact = Prefix(kept.ids, kept.layers, places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compression"]
+    compact = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compression"]
     assert (compact.positions.tolist(), compact.early, compact.prompt_mask) == ([[0, 1, 2, 3, 4]], None, None)
 
 
@@ -147,32 +147,32 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
     inputs = kept.inputs(7, rows=1)
     for index in range(3):
         inputs["compression"].cache.update(said, said, index)
-    grown = kept.grown(ids, inputs)
-    assert (grown.ids, grown.places) == (ids[:7], kept.places)
-    assert all(torch.equal(one, other) for one, other in zip(grown.layers[2], kept.layers[2], strict=True))
-    assert grown.nbytes == kept.nbytes
-    whole = Prefix(kept.ids, kept.layers, places=[0, 3, 4], positions=[0, 3, 4])
+    extended = kept.extended(ids, inputs)
+    assert (extended.ids, extended.kept_places) == (ids[:7], kept.kept_places)
+    assert all(torch.equal(one, other) for one, other in zip(extended.layers[2], kept.layers[2], strict=True))
+    assert extended.nbytes == kept.nbytes
+    whole = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
     inputs = whole.inputs(6, rows=1)
     for index in range(3):
         inputs["compression"].cache.update(said, said, index)
-    grown = whole.grown(ids, inputs)
-    assert grown.ids == ids[:9]
-    assert torch.equal(grown.layers[0][0][:, :, -3:], said)
+    extended = whole.extended(ids, inputs)
+    assert extended.ids == ids[:9]
+    assert torch.equal(extended.layers[0][0][:, :, -3:], said)
 
 
 def test_tokens_that_were_tried_and_not_said_are_not_kept():
     """A cache holds one token less than there are ids; whatever holds more has read something else."""
-    compressed = Prefix([7] * 5, prefix(3).layers, places=[0, 3, 4], positions=[0, 3, 4])
+    compressed = PrefixCache([7] * 5, prefix(3).layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
     for kept in (prefix(5), compressed):
         ids = [*kept.ids, 1, 2, 3]
         for more, known in ((2, 7), (3, 5), (4, 5)):
             inputs = kept.inputs(5, rows=1)
-            cache = inputs["compression"].cache if kept.places else inputs[CACHE]
+            cache = inputs["compression"].cache if kept.kept_places else inputs[CACHE]
             for index in range(2):
                 cache.update(torch.rand(1, 2, more, 4), torch.rand(1, 2, more, 4), index)
-            grown = kept.grown(ids, inputs)
-            assert grown.ids == ids[:known]
-            assert grown.layers[0][0].shape[2] == known - kept.dropped
+            extended = kept.extended(ids, inputs)
+            assert extended.ids == ids[:known]
+            assert extended.layers[0][0].shape[2] == known - kept.dropped
 
 
 def test_sees_all():

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from minimonkey.inference.openvino import use_openvino
+from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.inference.signal_stack import SignalStack, signal_stack_kept
 
 
 def test_signals_stay_on_their_stack(tiny_model):
     """OpenVINO's own would be freed under the next Ctrl-C."""
     before = SignalStack.current()
-    use_openvino(tiny_model("qwen2"))
+    OpenVINOBackend(tiny_model("qwen2"))
     after = SignalStack.current()
     assert (after.start, after.flags, after.size) == (before.start, before.flags, before.size)
 

@@ -15,8 +15,8 @@ import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
-from minimonkey.inference import VisionLanguageModel, load
-from minimonkey.inference import vision_language_model as inference
+from minimonkey.inference import VisionLanguageModel, load, vision_language_model
+from minimonkey.inference.backend import TorchBackend
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
 
@@ -88,24 +88,79 @@ def test_an_answer_is_what_the_transformers_objects_give(saved):
     assert 0 < answer.timings["prepare"] < answer.timings["first_token"] <= answer.timings["total"] < 60
 
 
-def test_every_way_of_asking_uses_the_same_processor_and_generate(vlm, monkeypatch):
+def test_every_way_of_asking_plans_tokenises_and_prepares_once(vlm, monkeypatch):
     calls = []
 
     def counting(cls, name):
         original = getattr(cls, name)
 
         def call(self, *arguments, **settings):
-            calls.append((name, self))
+            calls.append(name)
             return original(self, *arguments, **settings)
 
         monkeypatch.setattr(cls, name, call)
 
-    counting(type(vlm.processor), "__call__")
+    counting(type(vlm.processor.image_processor.spec), "plan")
+    counting(type(vlm.processor.tokenizer), "__call__")
+    counting(type(vlm.processor.image_processor), "cut")
     counting(type(vlm.model), "generate")
+    once = ["plan", "__call__", "cut", "generate"]
     vlm.ask(WIDE, "?", max_new_tokens=2)
     list(vlm.stream(WIDE, "?", max_new_tokens=2))
+    assert calls == 2 * once
+    calls.clear()
     vlm.batch([(WIDE, "?"), (TALL, "?")], max_new_tokens=2)
-    assert calls == [("__call__", vlm.processor), ("generate", vlm.model)] * 3
+    assert calls == ["plan", "__call__", "plan", "__call__", "cut", "generate"]
+
+
+@pytest.fixture
+def written(vlm, monkeypatch):
+    """The inputs of each run of the model."""
+    runs = []
+
+    def write(inputs, *given):
+        runs.append(inputs)
+        return TorchBackend.write(vlm.backend, inputs, *given)
+
+    monkeypatch.setattr(vlm.backend, "write", write)
+    return runs
+
+
+def test_the_model_gets_what_the_processor_makes(vlm, written):
+    """Ids, mask, pixel values and levels of a batch are those of `processor(images, text)`."""
+    vlm.batch([(WIDE, "What is it?"), ([TALL, WIDE], "?"), ([], "Hello?")], max_new_tokens=2)
+    text = [vlm.processor.prompt("What is it?", pictures=1), vlm.processor.prompt("?", pictures=2), vlm.processor.prompt("Hello?")]
+    expected = vlm.processor(images=[WIDE, TALL, WIDE], text=text, return_tensors="pt")
+    assert written[0].keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(written[0][name], tensor), name
+
+
+def test_a_batch_goes_through_in_groups(vlm, written, monkeypatch, tmp_path):
+    """As many rows at once as `max_batch_tokens` has room for; pixels of files are let go of and read again."""
+    path, read = tmp_path / "wide.png", []
+    WIDE.save(path)
+    rows = [(path, "?"), (TALL, "What?"), ([], "Hello?"), ([path], "What is it?")]
+    expected = [vlm.ask(*row, max_new_tokens=4) for row in rows]
+    original = vision_language_model.load_picture
+    monkeypatch.setattr(vision_language_model, "load_picture", lambda source: read.append(source) or original(source))
+    monkeypatch.setattr(vision_language_model, "KEPT_BYTES", 0)
+    longest = max(answer.prompt_tokens for answer in expected)
+    for most, groups in ((1, [1, 1, 1, 1]), (2 * longest, [2, 2]), (vlm.max_batch_tokens, [4])):
+        vlm.max_batch_tokens = most
+        written.clear()
+        assert [answer.token_ids for answer in vlm.batch(rows, max_new_tokens=4)] == [answer.token_ids for answer in expected]
+        assert [len(inputs["input_ids"]) for inputs in written] == groups
+    assert read[:5] == [path, TALL, path, path, path], "each file again when its turn comes, pictures in memory once"
+
+
+def test_a_batch_is_checked_before_the_first_answer(vlm, monkeypatch):
+    vlm.max_batch_tokens = 1
+    monkeypatch.setattr(vlm.backend, "write", None)
+    with pytest.raises(PictureError, match="nowhere.png"):
+        vlm.batch([(WIDE, "?"), ("nowhere.png", "?")])
+    with pytest.raises(PromptError, match="1 <image> marks for 0 pictures"):
+        vlm.batch([(WIDE, "?"), ([], "<image>")])
 
 
 def test_pictures_of_every_kind(vlm, tmp_path):
@@ -464,8 +519,8 @@ def test_loading_is_quiet(saved, capfd):
 
 
 def test_the_embedded_model_is_the_default(saved, monkeypatch, tmp_path):
-    monkeypatch.setattr(inference, "EMBEDDED", saved)
+    monkeypatch.setattr(vision_language_model, "EMBEDDED", saved)
     assert load(device="cpu").ask([], "?", max_new_tokens=2).prompt_tokens > 0
-    monkeypatch.setattr(inference, "EMBEDDED", tmp_path / "nano")
+    monkeypatch.setattr(vision_language_model, "EMBEDDED", tmp_path / "nano")
     with pytest.raises(CheckpointError, match="nano: no such folder"):
         minimonkey.load(device="cpu")

@@ -18,6 +18,8 @@ from PIL import Image
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.inference import OpenPicture, VisionLanguageModel
 from minimonkey.inference.answer import Answer
+from minimonkey.language_model.kv_cache import GrowingCache
+from minimonkey.language_model.layers import CACHE
 from minimonkey.pyramid import Size
 
 A4_PX = Size(height=1754, width=1240)
@@ -157,15 +159,13 @@ class _Parts:
     def cut(self) -> None:
         self.vlm.processor.image_processor(images=[self.picture], return_tensors="pt")
 
-    @torch.no_grad()
     def encode(self) -> None:
-        self.encoded = self.vlm.model.get_image_features(pixel_values=self.pixel_values)
+        self.encoded = self.vlm.backend.encode(self.pixel_values)
 
-    @torch.no_grad()
     def read(self, compression: CompressionSpec | None = None) -> None:
         """Needs `encode` before it."""
-        ready = {"image": self.encoded}
-        self.vlm.model(**self.inputs, mm_encoder_outputs=ready, compression=compression, use_cache=True, logits_to_keep=1)
+        inputs = self.inputs | {"mm_encoder_outputs": {"image": self.encoded}, CACHE: GrowingCache()}
+        self.vlm.backend.read(inputs if compression is None else inputs | {"compression": compression})
 
     def answer(self) -> Answer:
         self.latest = self.vlm.ask(self.picture, QUESTIONS[0], max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)

@@ -1,4 +1,4 @@
-"""One run of transformers' `generate`: with which settings, how long, what can be seen while it runs, and which answers come out.
+"""One generation request: which prompts, which settings, how long; then its run, what can be seen of it, which answers come out.
 
 Every way of asking goes through here. Knows no picture: what the model reads was made elsewhere.
 """
@@ -10,7 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from minimonkey.compression.spans import Selection
 from minimonkey.errors import PromptError, UsageError
 from minimonkey.inference.answer import Answer, boxes_of, whole_characters
+from minimonkey.inference.backend import TorchBackend
 from minimonkey.language_model.rotary import longest_sequence
 from minimonkey.memory import enough_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
@@ -40,112 +41,139 @@ ASK_LESS = "lower the pyramid's budgets, ask fewer at once, or load with a small
 """What needs less memory for an answer."""
 
 
-class Call:
-    """One run of `generate`: `plan` it, give it its inputs with `begin`, then take `answers()` or `pieces()`.
+@dataclass(frozen=True)
+class Prompt:
+    """What a row of a batch is: its ids, padding excluded, and how its pictures are cut."""
 
-    Lists have an entry for each row of the batch.
-    """
+    ids: list[int]
+    pyramids: list[Pyramid]
 
-    def __init__(self, model: Any, processor: MiniMonkeyProcessor, generation: dict[str, Any]) -> None:
-        """`generation` are settings of `generate`. Raises UsageError for one that is unknown or would give more than an answer."""
-        self.begun = time.perf_counter()
-        self.model, self.processor = model, processor
-        self.settings = _settings(model.generation_config, processor.tokenizer, generation)
-        self.context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
-        """The longest prompt and answer that the model was made for, in tokens."""
-        self.inputs: dict[str, Any] = {}
-        self.pyramids: list[list[Pyramid]] = []
-        self.lengths: list[int] = []
-        """Tokens of each prompt."""
-        self.timings: dict[str, float] = {}
-        self.tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """The first row's new tokens as they come; None once there are no more."""
-        self.logprobs: list[torch.Tensor] = []
-        """For each step, the log-probabilities of the new tokens: float32 [rows]."""
-        self.kept: Sequence[Selection] = ()
-        """What is left of the pictures of each row, where that was settled before."""
-        self.cancelled = False
-        self.afterwards: Callable[[torch.Tensor], None] = lambda sequences: None
-        """Gets the ids of all rows, int64 [rows, length], once the model is done."""
+    @property
+    def tile_count(self) -> int:
+        return sum(pyramid.tile_count for pyramid in self.pyramids)
 
-    def plan(self, lengths: list[int], pyramids: list[list[Pyramid]], max_new_tokens: int | None) -> None:
-        """Choose how long the answers may be. Raises PromptError if a prompt leaves too few tokens of the model's context."""
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Prompts and checked settings, made in one step by `of`; then `answers` or `stream` runs it once."""
+
+    processor: MiniMonkeyProcessor
+    prompts: list[Prompt]
+    settings: dict[str, Any]
+    """Arguments of `generate`."""
+    context: int
+    """The longest prompt and answer that the model was made for, in tokens."""
+    begun: float
+    """When the call came, on the clock of `time.perf_counter`."""
+    timings: dict[str, float] = field(default_factory=dict)
+    kept: Sequence[Selection] = ()
+    """What compression keeps of the pictures of each row, where that was settled before."""
+    on_finished: Callable[[torch.Tensor], None] = lambda sequences: None
+    """Gets the ids of all rows, int64 [B, L], once the model is done."""
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        processor: MiniMonkeyProcessor,
+        prompts: list[Prompt],
+        generation: dict[str, Any],
+        *,
+        max_new_tokens: int | None = None,
+        begun: float | None = None,
+    ) -> GenerationRequest:
+        """Check settings and lengths, before any pixel is looked at.
+
+        Args:
+            model: the network; its `generation_config` says what the call doesn't.
+            processor: the model's.
+            prompts: the rows.
+            generation: settings of `generate`.
+            max_new_tokens: the longest answer. None: what the model says, or less where a prompt leaves no room for it.
+            begun: when the call came; now if not given.
+
+        Raises:
+            UsageError: an unknown or impossible setting, or one that would give more than an answer.
+            PromptError: a prompt leaves too few tokens of the model's context.
+        """
+        begun = time.perf_counter() if begun is None else begun
+        settings = _settings(model.generation_config, processor.tokenizer, generation)
         if max_new_tokens is not None and not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
             raise UsageError(f"max_new_tokens={max_new_tokens!r}: expected a whole number, 1 or more")
-        self.lengths, self.pyramids = lengths, pyramids
-        wanted = max_new_tokens or self.model.generation_config.max_new_tokens or NEW_TOKENS
-        length, plans = max(zip(lengths, pyramids, strict=True), key=lambda row: row[0])
-        if self.context - length < (max_new_tokens or 1):
-            tiles = sum(plan.tile_count for plan in plans)
-            cost = f"{tiles} tiles of {self.processor.image_seq_length} tokens each"
+        context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
+        wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS
+        longest = max(prompts, key=lambda prompt: len(prompt.ids))
+        if context - len(longest.ids) < (max_new_tokens or 1):
+            tiles = longest.tile_count
+            cost = f"{tiles} tiles of {processor.image_seq_length} tokens each"
             remedies = ["lower the pyramid's budgets (pyramid)" if tiles else "shorten the question or the history"]
             remedies += ["lower max_new_tokens"] if max_new_tokens else []
             raise PromptError(
-                f"the prompt has {length} tokens ({cost}) and the answer up to {wanted}, but the model was trained on "
-                f"{self.context} together: {' or '.join(remedies)}"
+                f"the prompt has {len(longest.ids)} tokens ({cost}) and the answer up to {wanted}, but the model was trained on "
+                f"{context} together: {' or '.join(remedies)}"
             )
-        self.settings["max_new_tokens"] = min(self.context - min(lengths), wanted)
-
-    def begin(self, inputs: dict[str, Any]) -> None:
-        """Take the model's inputs: all is prepared."""
-        self.inputs = inputs
-        self.timings["prepare"] = time.perf_counter() - self.begun
+        settings["max_new_tokens"] = min(context - min(len(prompt.ids) for prompt in prompts), wanted)
+        return cls(processor, prompts, settings, context, begun)
 
     @enough_memory("answering", ASK_LESS)
-    def answers(self) -> list[Answer]:
-        """Run the model and read what it wrote."""
-        selections: list[Selection] = []
-        sequences = self.model.generate(**self.inputs, **self.settings, **self._hooks(), selections=selections)
-        self.timings["total"] = time.perf_counter() - self.begun
-        self.afterwards(sequences)
-        logprobs = torch.stack(self.logprobs, dim=1).tolist()
-        answers = []
-        for row, new in enumerate(sequences[:, self.inputs["input_ids"].shape[1] :].tolist()):
-            new = new[: self.context - self.lengths[row]]  # a shorter prompt of the batch may leave more room
-            tokens = self._until_stop(new)
-            known = logprobs[row][: min(len(tokens) + 1, len(new))]
-            plans = self.pyramids[row]
-            answers.append(
-                Answer(
-                    text=self._text(tokens),
-                    token_ids=tokens,
-                    mean_logprob=sum(known) / len(known),
-                    boxes=boxes_of(self.processor.decode(tokens), plans[0].source) if plans else [],
-                    prompt_tokens=self.lengths[row],
-                    image_tokens=sum(plan.tile_count for plan in plans) * self.processor.image_seq_length,
-                    timings=self.timings,
-                    pyramids=plans,
-                    kept=tuple(self.kept) or self._kept_of(row, selections),
-                )
-            )
-        return answers
+    def answers(self, backend: TorchBackend, inputs: dict[str, Any]) -> list[Answer]:
+        """Run the model on its inputs and read what it wrote, one answer a prompt."""
+        return self._run(backend, inputs, _Watch())
 
-    def pieces(self) -> Generator[str, None, Answer]:
+    def stream(self, backend: TorchBackend, inputs: dict[str, Any]) -> Generator[str, None, Answer]:
         """The first row's text as it comes; the return value is the Answer. Closing the generator stops the model."""
         added = self.processor.tokenizer.added_tokens_decoder
         unseen = {token for token in added if added[token].special}
-        said: list[int] = []
-        sent = ""
+        watch, said, sent = _Watch(), list[int](), ""
         with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
-            future = pool.submit(self.answers)
-            future.add_done_callback(lambda _: self.tokens.put(None))
+            future = pool.submit(enough_memory("answering", ASK_LESS)(self._run), backend, inputs, watch)
+            future.add_done_callback(lambda _: watch.tokens.put(None))
             try:
-                while (token := self.tokens.get()) is not None:
+                while (token := watch.tokens.get()) is not None:
                     said.append(token)
                     text = self._settled_text([token for token in self._until_stop(said) if token not in unseen])
                     if len(text) > len(sent):
                         yield text[len(sent) :]
                         sent = text
             finally:
-                self.cancelled = True
+                watch.cancelled = True
         answer = future.result()[0]
         if answer.text != sent:
             yield answer.text[len(sent) :]
         return answer
 
+    def _run(self, backend: TorchBackend, inputs: dict[str, Any], watch: _Watch) -> list[Answer]:
+        self.timings["prepare"] = time.perf_counter() - self.begun
+        selections: list[Selection] = []
+        sequences = backend.write(inputs, self.settings | watch.hooks(), selections)
+        self.timings["first_token"] = watch.first_token_at - self.begun
+        self.timings["total"] = time.perf_counter() - self.begun
+        self.on_finished(sequences)
+        logprobs = torch.stack(watch.logprobs, dim=1).tolist()
+        new = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._answer(row, new[row], logprobs[row], selections) for row in range(len(new))]
+
+    def _answer(self, row: int, new: list[int], logprobs: list[float], selections: list[Selection]) -> Answer:
+        """What the new tokens of a row say."""
+        prompt = self.prompts[row]
+        new = new[: self.context - len(prompt.ids)]  # a shorter prompt of the batch may leave more room
+        tokens = self._until_stop(new)
+        known = logprobs[: min(len(tokens) + 1, len(new))]
+        return Answer(
+            text=self._text(tokens),
+            token_ids=tokens,
+            mean_logprob=sum(known) / len(known),
+            boxes=boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source) if prompt.pyramids else [],
+            prompt_tokens=len(prompt.ids),
+            image_tokens=prompt.tile_count * self.processor.image_seq_length,
+            timings=self.timings,
+            pyramids=prompt.pyramids,
+            kept=tuple(self.kept) or self._kept_of(row, selections),
+        )
+
     def _kept_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
         """What is left of a row's pictures, which count from 0 again."""
-        before = sum(map(len, self.pyramids[:row]))
+        before = sum(len(prompt.pyramids) for prompt in self.prompts[:row])
         return tuple(replace(one, picture=one.picture - before) for one in selections if one.row == row)
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
@@ -165,11 +193,25 @@ class Call:
     def _text(self, tokens: list[int]) -> str:
         return self.processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def _hooks(self) -> dict[str, Any]:
+
+class _Watch:
+    """What can be seen of one run: the first row's tokens as they come, probabilities, the time of the first token."""
+
+    def __init__(self) -> None:
+        self.tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """The first row's new tokens as they come; None once there are no more."""
+        self.logprobs: list[torch.Tensor] = []
+        """For each step, the log-probabilities of the new tokens: float32 [B]."""
+        self.first_token_at = 0.0
+        self.cancelled = False
+
+    def hooks(self) -> dict[str, Any]:
         """Arguments of `generate` that let us see each distribution and then each token, and stop between two."""
-        scores, chosen = _Scores(), _Chosen()
-        chosen.call, chosen.scores = self, scores
-        return {"logits_processor": LogitsProcessorList([scores]), "stopping_criteria": StoppingCriteriaList([chosen])}
+        scores = _Scores()
+        return {
+            "logits_processor": LogitsProcessorList([scores]),
+            "stopping_criteria": StoppingCriteriaList([_Chosen(self, scores)]),
+        }
 
 
 class _Scores(LogitsProcessor):
@@ -183,17 +225,17 @@ class _Scores(LogitsProcessor):
 
 
 class _Chosen(StoppingCriteria):
-    """Notes each new token; asks `generate` to stop if the call was cancelled."""
+    """Notes each new token; asks `generate` to stop if the run was cancelled."""
 
-    call: Call
-    scores: _Scores
+    def __init__(self, watch: _Watch, scores: _Scores) -> None:
+        self.watch, self.scores = watch, scores
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         new = input_ids[:, -1]
-        self.call.tokens.put(int(new[0]))
-        self.call.timings.setdefault("first_token", time.perf_counter() - self.call.begun)
-        self.call.logprobs.append(self.scores.latest.gather(1, new[:, None])[:, 0])
-        return torch.full_like(new, self.call.cancelled, dtype=torch.bool)
+        self.watch.tokens.put(int(new[0]))
+        self.watch.first_token_at = self.watch.first_token_at or time.perf_counter()
+        self.watch.logprobs.append(self.scores.latest.gather(1, new[:, None])[:, 0])
+        return torch.full_like(new, self.watch.cancelled, dtype=torch.bool)
 
 
 def _settings(own: GenerationConfig, tokenizer: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -208,3 +250,16 @@ def _settings(own: GenerationConfig, tokenizer: Any, given: dict[str, Any]) -> d
     pad = tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
     own_ways = {name: value for name, value in ONE_ANSWER.items() if name in known}  # older releases know fewer
     return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | own_ways | given
+
+
+def padded(rows: list[list[int]], pad: int, device: torch.device, *, front: list[int] | None = None) -> dict[str, torch.Tensor]:
+    """Rows of ids as one batch: `input_ids` and `attention_mask`, int64 [B, L], padded on the left.
+
+    With `front`, ids that all rows begin with and that a cache holds: padding stands behind them. It is masked and has no position,
+    wherever it stands, as `generate` counts positions along the mask.
+    """
+    front, longest = front or [], max(map(len, rows))
+    gaps = [longest - len(row) for row in rows]
+    ids = [front + [pad] * gap + row for row, gap in zip(rows, gaps, strict=True)]
+    mask = [[1] * len(front) + [0] * gap + [1] * (longest - gap) for gap in gaps]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}

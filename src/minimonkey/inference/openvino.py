@@ -1,172 +1,244 @@
 """OpenVINO in torch's place for what takes longest on a CPU: the vision encoder, and reading a prompt.
 
-Both are traced from our own modules with their weights as they are then, and answer as those would, up to rounding. Whatever else
-is asked of the modules (gradients, hidden states, a prompt with padding, tokens behind a filled cache) stays with torch.
+Both are traced from copies of the network's own modules that share its weights, and answer as those would, up to rounding. The
+network isn't touched. What changes in its weights afterwards is noticed, and compiled anew; whatever is put round its modules
+(hooks, adapters, training) is left to torch, as are several prompts at once, padding, and tokens behind a filled cache.
 
-    shapes: T tiles, S tile side in pixels, L length of a prompt, D hidden size, R rotated channels
+    shapes: T tiles, S tile side in pixels, N image tokens a tile, L length of a prompt, K its tokens after compression,
+            D hidden size
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers import DynamicCache, InternVLModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.prefill import read_whole
+from minimonkey.compression.spans import Selection
 from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.signal_stack import signal_stack_kept
 from minimonkey.language_model.attention import REPEATED
-from minimonkey.language_model.layers import CACHE, rotation, under_either_name, window
+from minimonkey.language_model.kv_cache import GrowingCache
+from minimonkey.language_model.layers import CACHE, rotation, window
 from minimonkey.memory import enough_memory
+from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
+from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.models.minimonkey.vision_features import distinct_tiles
 
+logger = logging.getLogger(__name__)
 SHORTEST = 64
 """Prompts of fewer tokens are left to torch: there is nothing to win."""
 READABLE = ("llama", "phi3", "qwen2", "qwen3")
 """Kinds of language models that are nothing but their layers and a norm; others scale or mix in between."""
 LESS = "leave engine out, which keeps the weights once more, or lower the pyramid's budgets"
+OWN_CACHE = ("cache_implementation", "prefill_chunk_size", "output_hidden_states", "output_attentions")
+"""Settings of `generate` under which torch has to read prompts by itself, as without a cache (`use_cache=False`)."""
+KNOWN_MODULES = ("torch", "transformers", "minimonkey")
+"""Packages whose modules do the same at each call; those of others, such as peft's adapters, can be switched."""
+HARMLESS_HOOKS = ("transformers.utils.output_capturing",)
+"""Where hooks come from that transformers leaves in modules, and that only look."""
+SAMPLE = 64
+"""Numbers of each tensor that are compared to tell whether it was changed behind torch's back, through `.data`."""
 
 
-def use_openvino(model: nn.Module) -> None:
-    """Let OpenVINO compute the encoder and the first reading of prompts of a `MiniMonkeyForConditionalGeneration`, from now on.
+class OpenVINOBackend(TorchBackend):
+    """Encoder, projector and the language model's layers, compiled by OpenVINO. Threads may ask at once."""
 
-    Takes seconds, and as much memory again as the two have weights. In bfloat16 it computes in bfloat16, otherwise in float32. Once
-    more takes the weights as they are by then; threads may ask at once. Raises MissingExtraError without OpenVINO, UsageError for a
-    model that isn't on a CPU, has no plain weights or can't be traced; the model then stays as it was.
-    """
-    places = {str(parameter.device.type) for parameter in model.parameters()}
-    if places != {"cpu"} or model.dtype not in (torch.float32, torch.bfloat16) or getattr(model, "is_quantized", False):
-        found = f"{model.dtype} on {' and '.join(sorted(places))}"
-        raise UsageError(
-            f"engine='openvino' computes float32 or bfloat16 weights, not quantized ones, on a CPU; this model has {found}: "
-            "leave engine out"
+    def __init__(self, network: MiniMonkeyForConditionalGeneration) -> None:
+        """Compile; that takes seconds, and as much memory again as those parts have weights.
+
+        Args:
+            network: on a CPU, in bfloat16 or float32, in which OpenVINO computes then.
+
+        Raises:
+            MissingExtraError: OpenVINO isn't installed.
+            UsageError: the network isn't on a CPU, has no plain weights, or can't be traced.
+            ShortOfMemoryError: memory doesn't hold the weights once more.
+        """
+        super().__init__(network)
+        self._lock = threading.Lock()
+        self._state = _state(network.model)
+        self._encoder, self._reader = _compiled_parts(network)
+
+    @torch.no_grad()
+    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False) -> BaseModelOutputWithPooling:
+        if class_attention or not self._is_ready():
+            return super().encode(tiles, class_attention=class_attention)
+        first, index = distinct_tiles(tiles)
+        features = [self._encoder(part)[0] for part in tiles[first].split(self.network.model.tile_batch)]
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[index])
+
+    @torch.no_grad()
+    def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, Compressed | None]:
+        prompt = self._prompt(inputs) if self._is_ready() else None
+        if prompt is None:
+            return super().read(inputs)
+        self._fill(inputs[CACHE], prompt, prompt.ids.shape[1])
+        return inputs[CACHE], prompt.compressed
+
+    @torch.no_grad()
+    def write(self, inputs: dict[str, Any], settings: dict[str, Any], selections: list[Selection]) -> torch.Tensor:
+        if not self._is_ready():
+            return super().write(inputs, settings, selections)
+        inputs = self._encoded(inputs)
+        plain = settings.get("use_cache") is not False and not any(settings.get(name) for name in OWN_CACHE)
+        prompt = self._prompt(inputs) if plain else None
+        if prompt is None:
+            return super().write(inputs, settings, selections)
+        cache, length = inputs.get(CACHE) or GrowingCache(), prompt.ids.shape[1]
+        self._fill(cache, prompt, length - 1)  # torch reads the last token: it writes what follows
+        if prompt.compressed is not None:
+            selections += prompt.compressed.selections
+        written = self.network.generate(
+            prompt.ids,
+            attention_mask=torch.ones_like(prompt.ids),
+            compression=prompt.compressed,
+            **{CACHE: cache},
+            **settings,
         )
-    tower, text = model.model.vision_tower, model.model.language_model
-    kind = text.config.model_type
-    if kind not in READABLE:
-        raise UsageError(f"engine='openvino' reads with {', '.join(READABLE)}; this language model is {kind}: leave engine out")
-    tower.forward, text.forward = Encoder(tower), Reader(text)  # both are there before either is put in place
+        return torch.cat((inputs["input_ids"], written[:, length:]), dim=1)
 
+    def _prompt(self, inputs: dict[str, Any]) -> _Prompt | None:
+        """What the language model reads of one prompt of which it has read nothing; None where torch has to read."""
+        model, ids, spec = self.network.model, inputs["input_ids"], inputs.get("compression")
+        if isinstance(spec, Compressed) or is_filled(inputs.get(CACHE)):
+            return None
+        if len(ids) > 1 or ids.shape[1] < SHORTEST or not inputs["attention_mask"].all() or (spec and read_whole(spec)):
+            return None
+        windows = (window(model.language_model, index) for index in range(len(model.language_model.layers)))
+        if any(seen is not None and seen < ids.shape[1] for seen in windows):
+            return None
+        pictures = {name: inputs[name] for name in PICTURE_INPUTS if name in inputs}
+        compressed = None if spec is None else model.compress(spec, ids, **pictures)
+        if compressed is None:
+            embeddings = model.embed(ids, (inputs.get("mm_encoder_outputs") or {}).get("image"))
+            return _Prompt(ids, embeddings, torch.arange(ids.shape[1])[None], None)
+        kept = compressed.ids(ids, self.network.config.text_config.pad_token_id or 0)
+        return _Prompt(kept, compressed.embeddings, compressed.positions, compressed)
 
-def torch_forward(module: nn.Module) -> Callable[..., Any]:
-    """The module's own forward, also where `use_openvino` has put one of ours in front of it."""
-    forward = module.forward
-    return forward.torch_forward if isinstance(forward, (Encoder, Reader)) else forward
+    def _fill(self, cache: DynamicCache, prompt: _Prompt, length: int) -> None:
+        """Read the first tokens of a prompt into an empty cache."""
+        turned = rotation(self.network.model.language_model, prompt.embeddings, prompt.positions)
+        keys_and_values = self._reader(*(part[:, :length] for part in (prompt.embeddings, *turned)))
+        for index in range(len(keys_and_values) // 2):
+            cache.update(*keys_and_values[2 * index : 2 * index + 2], index)
 
-
-class Encoder:
-    """In place of `vision_tower.forward`: pixel values [T, 3, S, S] to an output with `last_hidden_state`."""
-
-    def __init__(self, tower: nn.Module) -> None:
-        side = tower.config.image_size[0]
-        self.torch_forward, self._layers = torch_forward(tower), list(tower.encoder.layer)
-        example = torch.zeros(1, 3, side, side, dtype=tower.dtype)
-        self._run = compiled(_Encoded(tower), (example,), [[-1, 3, side, side]], tower.dtype)
-
-    def __call__(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        watched = any(layer._forward_pre_hooks for layer in self._layers)
-        # transformers says which layer's output is wanted by "output_hidden_states"; -1 is the last one's, which there always is.
-        asked = kwargs.get("output_hidden_states") not in (None, False, -1)
-        asked = asked or kwargs.get("output_attentions") or kwargs.get("bool_masked_pos") is not None
-        if watched or asked or torch.is_grad_enabled():
-            return self.torch_forward(pixel_values=pixel_values, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=self._run(pixel_values)[0])
-
-
-class Reader:
-    """In place of `language_model.forward`, for the first reading of one prompt without padding; it fills the cache."""
-
-    def __init__(self, text: nn.Module) -> None:
-        self.torch_forward, self._text = torch_forward(text), text
-        self._windows = [window(text, index) for index in range(len(text.layers))]
-        example = torch.zeros(1, 8, text.config.hidden_size, dtype=text.dtype)
-        turned = rotation(text, example, torch.arange(8)[None])
-        shapes = [[1, -1, part.shape[-1]] for part in (example, *turned)]
-        own, text.config._attn_implementation = text.config._attn_implementation, REPEATED  # causal without a mask; "eager" isn't
-        try:
-            self._run = compiled(_Read(text), (example, *turned), shapes, text.dtype)
-        finally:
-            text.config._attn_implementation = own
-
-    @under_either_name
-    def __call__(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        cache: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
-        if inputs_embeds is None or not self._can_read(inputs_embeds, attention_mask, position_ids, cache, kwargs):
-            return self.torch_forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=use_cache,
-                **{CACHE: cache},
-                **kwargs,
-            )
-        if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1])[None]
-        hidden, *keys_and_values = self._run(inputs_embeds, *rotation(self._text, inputs_embeds, position_ids))
-        use_cache = self._text.config.use_cache if use_cache is None else use_cache
-        cache = DynamicCache(config=self._text.config) if use_cache and cache is None else cache
-        if cache is not None:
-            for index in range(len(self._text.layers)):
-                cache.update(*keys_and_values[2 * index : 2 * index + 2], index)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, **{CACHE: cache if use_cache else None})
-
-    def _can_read(self, embeddings: torch.Tensor, mask: Any, positions: Any, cache: Any, others: dict[str, Any]) -> bool:
-        if torch.is_grad_enabled() or len(embeddings) > 1 or embeddings.shape[1] < SHORTEST:
+    def _is_ready(self) -> bool:
+        """Whether the programs do what the network does, which they are made to if its weights have changed."""
+        if self.network.training or not _is_plain(self.network.model):
             return False
-        asked = any(others.get(name) for name in ("output_hidden_states", "output_attentions"))
-        if asked or any(layer._forward_pre_hooks for layer in self._text.layers):
-            return False
-        if any(seen is not None and seen < embeddings.shape[1] for seen in self._windows):
-            return False
-        if mask is None:  # gaps between positions may then be borders between texts that were packed into one row
-            plain = positions is None or bool((positions.diff() == 1).all())
-        else:
-            plain = isinstance(mask, torch.Tensor) and mask.ndim == 2 and bool(mask.all())
-        return plain and (cache is None or (isinstance(cache, DynamicCache) and cache.get_seq_length() == 0))
+        state = _state(self.network.model)
+        with self._lock:
+            if state != self._state:
+                logger.info("the weights have changed: compiling them anew for OpenVINO")
+                self._encoder, self._reader = _compiled_parts(self.network)
+                self._state = state
+        return True
 
 
-class _Encoded(nn.Module):
-    def __init__(self, tower: nn.Module) -> None:
+class _Prompt(NamedTuple):
+    ids: torch.Tensor
+    """int64 [1, K]."""
+    embeddings: torch.Tensor
+    """[1, K, D]."""
+    positions: torch.Tensor
+    """int64 [1, K]."""
+    compressed: Compressed | None
+
+
+class _Encoder(nn.Module):
+    """Pixel values [T, 3, S, S] to image tokens [T, N, D]."""
+
+    def __init__(self, model: MiniMonkeyModel) -> None:
         super().__init__()
-        self.tower, self.torch_forward = tower, torch_forward(tower)
+        self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.torch_forward(pixel_values).last_hidden_state
+        return InternVLModel.get_image_features(self.model, pixel_values=pixel_values, return_dict=True).pooler_output
 
 
-class _Read(nn.Module):
+class _Reader(nn.Module):
+    """Embeddings [1, L, D], cosines and sines to keys and values of each layer in turn."""
+
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
         self.text = text
 
     def forward(self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        kept = _Kept()
+        cache = _EmptyCache()
         for layer in self.text.layers:  # no mask: that is causal attention
-            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), **{CACHE: kept})
-        return self.text.norm(hidden), *kept
+            hidden = layer(hidden, attention_mask=None, position_embeddings=(cosines, sines), **{CACHE: cache})
+        return tuple(cache)
 
 
-class _Kept(list[torch.Tensor]):
+class _EmptyCache(list[torch.Tensor]):
     """What a layer takes for a cache that was empty: keys and values of each layer in turn."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.extend((keys, values))
         return keys, values
+
+
+def _compiled_parts(network: MiniMonkeyForConditionalGeneration) -> tuple[Callable[..., list[torch.Tensor]], ...]:
+    """The encoder with the projector, and the language model's layers, of copies that share the network's weights."""
+    places = {str(parameter.device.type) for parameter in network.parameters()}
+    if places != {"cpu"} or network.dtype not in (torch.float32, torch.bfloat16) or getattr(network, "is_quantized", False):
+        found = f"{network.dtype} on {' and '.join(sorted(places))}"
+        raise UsageError(
+            f"engine='openvino' computes float32 or bfloat16 weights, not quantized ones, on a CPU; this model has {found}: "
+            "leave engine out"
+        )
+    kind = network.config.text_config.model_type
+    if kind not in READABLE:
+        raise UsageError(f"engine='openvino' reads with {', '.join(READABLE)}; this language model is {kind}: leave engine out")
+    model = copy.deepcopy(network.model, {id(tensor): tensor for tensor in _tensors(network.model).values()}).eval()
+    text, side, dtype = model.language_model, model.config.vision_config.image_size[0], network.dtype
+    encoder = compiled(_Encoder(model), (torch.zeros(1, 3, side, side, dtype=dtype),), [[-1, 3, side, side]], dtype)
+    text.config._attn_implementation = REPEATED  # causal without a mask; "eager" isn't
+    hidden = torch.zeros(1, 8, text.config.hidden_size, dtype=dtype)
+    example = (hidden, *rotation(text, hidden, torch.arange(8)[None]))
+    return encoder, compiled(_Reader(text), example, [[1, -1, part.shape[-1]] for part in example], dtype)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether no hook, no replaced forward and no foreign module changes what the modules do."""
+    return all(
+        type(module).__module__.partition(".")[0] in KNOWN_MODULES
+        and "forward" not in vars(module)
+        and all(
+            hook.__module__ in HARMLESS_HOOKS for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        )
+        for module in model.modules()
+    )
+
+
+def _state(model: nn.Module) -> list[tuple]:
+    """What changes if a weight does: where it lies, how often it was written, some of its values."""
+    return [
+        (name, tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version, _sample(tensor))
+        for name, tensor in _tensors(model).items()
+    ]
+
+
+@torch.no_grad()
+def _sample(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLE)].double().sum())
 
 
 @contextmanager

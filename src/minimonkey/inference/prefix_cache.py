@@ -27,7 +27,7 @@ Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Prefix:
+class PrefixCache:
     """The first tokens of a prompt, read by the language model. Nothing in it is ever changed: `inputs` hands out copies.
 
     If its beginning was compressed, it can be cut behind that alone.
@@ -37,9 +37,9 @@ class Prefix:
     """Of all tokens, those that compression dropped included."""
     layers: Layers
     """What each layer keeps of the tokens that weren't dropped."""
-    early: Layers = ()
+    early_layers: Layers = ()
     """What the first layers keep of all tokens besides, where those that follow look at all of them there."""
-    places: Sequence[int] = ()
+    kept_places: Sequence[int] = ()
     """Which tokens of a compressed beginning were kept."""
     positions: Sequence[int] = ()
     """Their positions."""
@@ -47,7 +47,7 @@ class Prefix:
     """Why these."""
 
     @classmethod
-    def of(cls, ids: list[int], cache: DynamicCache, compressed: Compressed | None = None) -> Prefix:
+    def of(cls, ids: list[int], cache: DynamicCache, compressed: Compressed | None = None) -> PrefixCache:
         """What a cache of one row holds, which has read these ids, or what was kept of them, and reads no more."""
         if compressed is None:
             return cls(ids, _tensors(cache, len(ids)))
@@ -57,33 +57,33 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in (*self.layers, *self.early))
+        return sum(keys.nbytes + values.nbytes for keys, values in (*self.layers, *self.early_layers))
 
     @property
     def begin(self) -> int:
         """How many tokens it can't be cut among."""
-        return self.places[-1] + 1 if self.places else 0
+        return self.kept_places[-1] + 1 if self.kept_places else 0
 
     @property
     def dropped(self) -> int:
         """How many of them aren't there."""
-        return self.begin - len(self.places)
+        return self.begin - len(self.kept_places)
 
-    def turns_alike(self, text: nn.Module, *lengths: int) -> bool:
+    def same_rotation(self, text: nn.Module, *lengths: int) -> bool:
         """Whether positions turn by the same angles in prompts of these lengths that begin with it, also if counted without what
         was dropped."""
         behind = self.begin - 1 - self.positions[-1] if self.positions else 0
         counted = [length - behind for length in lengths]
-        return turn_alike(text, *lengths) and (not behind or turn_alike(text, *counted))
+        return same_rotation(text, *lengths) and (not behind or same_rotation(text, *counted))
 
     def known(self, row: list[int]) -> int:
         """How many tokens at the start of a prompt needn't be read again; its last must be, to be answered."""
-        known = min(shared(self.ids, row), len(row) - 1)
+        known = min(common_length(self.ids, row), len(row) - 1)
         return known if known >= self.begin else 0
 
     def kept_ids(self, length: int) -> list[int]:
         """What is there of the first `length` ids."""
-        return [self.ids[place] for place in (*self.places, *range(self.begin, length))] if length else []
+        return [self.ids[place] for place in (*self.kept_places, *range(self.begin, length))] if length else []
 
     def inputs(self, length: int, rows: int) -> dict[str, Any]:
         """Arguments of `generate` for prompts that go on from the first `length` tokens, in each of so many rows.
@@ -93,12 +93,12 @@ class Prefix:
         if not length:
             return {CACHE: GrowingCache()}
         cache = _cache(self.layers, length - self.dropped, rows)
-        if not self.places:
+        if not self.kept_places:
             return {CACHE: cache}
         more, device = length - self.begin, self.layers[0][0].device
-        places = torch.tensor([[*self.places, *range(self.begin, length)]], device=device).expand(rows, -1)
+        places = torch.tensor([[*self.kept_places, *range(self.begin, length)]], device=device).expand(rows, -1)
         counted = range(self.positions[-1] + 1, self.positions[-1] + 1 + more)
-        early = _cache(self.early, length, rows) if self.early else None
+        early = _cache(self.early_layers, length, rows) if self.early_layers else None
         return {
             "compression": Compressed(
                 index=places,
@@ -109,11 +109,11 @@ class Prefix:
                 hidden=torch.empty(rows, 0, 0),
                 cache=cache,
                 early=early,
-                prompt_mask=places.new_ones(rows, length) if self.early else None,
+                prompt_mask=places.new_ones(rows, length) if self.early_layers else None,
             )
         }
 
-    def grown(self, ids: list[int], inputs: dict[str, Any]) -> Prefix:
+    def extended(self, ids: list[int], inputs: dict[str, Any]) -> PrefixCache:
         """With what was read since into the caches of `inputs`, of one row with these ids.
 
         Where the first layers look at all of the prompt, what was said is left out: it had seen less there than it would as a part
@@ -127,7 +127,7 @@ class Prefix:
         if length >= len(ids):
             return self
         whole = () if early is None else _tensors(early, length)
-        return replace(self, ids=ids[:length], layers=_tensors(cache, length - self.dropped), early=whole)
+        return replace(self, ids=ids[:length], layers=_tensors(cache, length - self.dropped), early_layers=whole)
 
 
 def _tensors(cache: DynamicCache, length: int) -> Layers:
@@ -148,15 +148,15 @@ def _cache(layers: Layers, length: int, rows: int) -> DynamicCache:
     return cache
 
 
-NOTHING = Prefix([], [])
+EMPTY = PrefixCache([], [])
 
 
-def shared(one: list[int], other: list[int]) -> int:
+def common_length(one: list[int], other: list[int]) -> int:
     """How many tokens two rows begin with in common."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def turn_alike(text: nn.Module, *lengths: int) -> bool:
+def same_rotation(text: nn.Module, *lengths: int) -> bool:
     """Whether positions turn by the same angles in rows of these lengths, so that keys of one can stand in another."""
     rotary = text.rotary_emb
     if not isinstance(rotary, RowRotary):

@@ -6,11 +6,16 @@ What the model gets comes from the processor, what it says from `model.generate`
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL.Image import Image
 
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
@@ -18,10 +23,12 @@ from minimonkey.compression.spec import CompressionSpec
 from minimonkey.documents import load_picture
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
+from minimonkey.inference.backend import TorchBackend
+from minimonkey.inference.cache_budget import CacheBudget
 from minimonkey.inference.device import Placement
-from minimonkey.inference.generation import ASK_LESS, Call
-from minimonkey.inference.open_picture import OpenPicture, Shelf
-from minimonkey.inference.openvino import use_openvino
+from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded
+from minimonkey.inference.open_picture import OpenPicture
+from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.memory import enough_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.models.strict_loading import SMALLER
@@ -30,6 +37,10 @@ from minimonkey.pyramid import PyramidSpec, Size
 
 Compression = CompressionSpec | dict | Literal["as loaded"] | None
 """A compression for one call: its settings, None for none, "as loaded" for the model's own."""
+MAX_BATCH_TOKENS = 16_384
+"""Most tokens of prompts, padding included, that `batch` reads at once, unless `vlm.max_batch_tokens` says otherwise."""
+KEPT_BYTES = 2**30
+"""Pixels of files that `batch` keeps in memory until their turn comes; those of further files are read again."""
 logger = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parents[1] / "nano"
 
@@ -48,19 +59,34 @@ def load(
     token: str | bool | None = None,
     attn_implementation: str | None = None,
 ) -> VisionLanguageModel:
-    """A model ready to be asked.
+    """Load a model and make it ready to be asked.
 
-    `model`: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published; the embedded
-    model if not given. `device` ("cuda", "cpu" ...) and `dtype` ("float32", "bfloat16", "float16"): the best there is if not given.
-    `pyramid` and `compression`: how pictures are cut and which image tokens are dropped, unless a call says otherwise; if not
-    given as the folder or its published code has it (`repr(vlm)` shows it), and none. `quantize`: weights in 8 or 4 bits. `engine`:
-    OpenVINO computes the encoder and reads prompts, faster on many CPUs, for as much memory again; torch if not given. `device_map`
-    (accelerate) and `attn_implementation` are those of transformers.
+    Args:
+        model: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published. None: the
+            embedded model.
+        device: "cuda", "cpu" ...; the best there is if not given.
+        dtype: "float32", "bfloat16" or "float16"; float32 on a CPU and bfloat16 elsewhere if not given.
+        pyramid: how pictures are cut unless a call says otherwise. None: as the folder or its published code has it.
+        compression: which image tokens are dropped unless a call says otherwise. None: none.
+        quantize: weights in 8 bits (torchao) or 4 bits (bitsandbytes).
+        device_map: a model spread over devices, as in accelerate; in place of `device`.
+        engine: "openvino" computes the encoder and reads prompts, faster on many CPUs, for as much memory again. None: torch.
+        revision: branch, tag or commit of a hub id.
+        token: of the hub, for models that ask for one.
+        attn_implementation: that of transformers.
 
-    Raises CheckpointError for a model that is missing, broken, of an unknown kind or at odds with its processor, PyramidError for
-    tiles of another size than the model's, UsageError for settings that can't run here, MissingExtraError for a package that isn't
-    installed, ShortOfMemoryError for weights that don't fit. Warns if the folder's pyramid isn't the one that the model was trained
-    with.
+    Returns:
+        The model and its processor; `repr` shows device, number format and pyramid.
+
+    Raises:
+        CheckpointError: the model is missing, broken, of an unknown kind, or at odds with its processor.
+        PyramidError: tiles of another size than the model's.
+        UsageError: settings that can't run here.
+        MissingExtraError: a package isn't installed.
+        ShortOfMemoryError: weights don't fit.
+
+    Warns:
+        The folder's pyramid isn't the one that the model was trained with.
     """
     compression = _spec(compression)
     if engine not in (None, "openvino"):
@@ -80,9 +106,8 @@ def load(
     if device_map is None and quantize is None:
         with enough_memory(f"moving the model to {where.device}", SMALLER):
             network = network.to(where.device)
-    vlm = VisionLanguageModel(network.eval(), processor, compression)
-    if engine is not None:
-        use_openvino(network)
+    backend = None if engine is None else OpenVINOBackend(network.eval())
+    vlm = VisionLanguageModel(network.eval(), processor, compression, backend)
     logger.info("%s: %r", folder.name, vlm)
     return vlm
 
@@ -92,7 +117,7 @@ class VisionLanguageModel:
 
     `pictures` is a path, PIL picture or array, a list of them, or [] for text only. They fill the `<image>` marks of the history
     first, then those of the question; where it has none, each picture that is left gets one before it. Greedy unless
-    `do_sample=True` is given; it and other `generation` settings are those of `model.generate`.
+    `do_sample=True` is given; it and other `generation` settings are those of `model.generate`. Threads may ask at once.
     """
 
     def __init__(
@@ -100,11 +125,25 @@ class VisionLanguageModel:
         model: MiniMonkeyForConditionalGeneration,
         processor: MiniMonkeyProcessor,
         compression: CompressionSpec | dict | None = None,
+        backend: TorchBackend | None = None,
     ) -> None:
+        """Put a model together.
+
+        Args:
+            model: the network, or one that peft has put adapters into.
+            processor: the network's.
+            compression: which image tokens are dropped unless a call says otherwise.
+            backend: what computes; torch if not given.
+
+        Raises:
+            UsageError: an adapter of a kind that isn't in the network's own layers.
+        """
         self.model = model
         self.processor = processor
         self.compression = _spec(compression)
-        self._shelf = Shelf()
+        self.backend = backend or TorchBackend(_network(model))
+        self.max_batch_tokens = MAX_BATCH_TOKENS
+        self._budget = CacheBudget()
 
     def __repr__(self) -> str:
         pyramid = self.processor.image_processor.spec.describe()
@@ -122,29 +161,67 @@ class VisionLanguageModel:
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
-        """One answer.
+        """Ask one question.
 
-        `history`: earlier (question, answer) pairs. `pyramid`, `compression`: for this call, in place of the model's; None is the
-        model's pyramid, but no compression. `max_new_tokens`: the longest answer; if not given, what the model's own settings say,
-        or less where the prompt leaves no room for it. Raises PromptError if pictures and marks don't match or the prompt is too
-        long, PictureError for a picture that can't be read, UsageError for an unknown setting, ShortOfMemoryError where memory runs
-        out.
+        Args:
+            pictures: a path, PIL picture, array (uint8 [height, width, 3] ...), a list of them, or [] for text only.
+            question: what is asked; `<image>` in it places a picture.
+            system: a system message; None is the template's own, "" none at all.
+            history: earlier (question, answer) pairs.
+            pyramid: how pictures are cut in this call; None: as the model does.
+            compression: which image tokens are dropped in this call; None: none.
+            max_new_tokens: the longest answer, in tokens. None: what the model's own settings say, or less where the prompt leaves
+                no room for it.
+            generation: other settings of `model.generate`.
+
+        Returns:
+            The answer: text, tokens, probabilities, timings, pyramids.
+
+        Raises:
+            PromptError: pictures and marks don't match, or the prompt is too long.
+            PictureError: a picture can't be read.
+            UsageError: a setting is unknown or impossible.
+            ShortOfMemoryError: memory runs out.
         """
         settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
         settings["max_new_tokens"] = max_new_tokens
-        return self._call([(pictures, question)], **settings, **generation).answers()[0]
+        request, inputs = next(self._prepared([(pictures, question)], **settings, **generation))
+        return request.answers(self.backend, inputs)[0]
 
     def stream(self, pictures: Any, question: str, **settings: Any) -> Generator[str, None, Answer]:
-        """The text of `ask(pictures, question, **settings)` in pieces, as it comes; closing the generator stops the model.
+        """Ask one question and get the answer in pieces, as it comes.
 
-        The generator's return value is the Answer. What is wrong with the call is raised by the call, before the first piece.
+        Args:
+            pictures: as in `ask`.
+            question: as in `ask`.
+            settings: those of `ask`.
+
+        Returns:
+            A generator of str, which together are the text of `ask`; its return value is the Answer. Closing it stops the model.
+
+        Raises:
+            What `ask` raises, from the call, before the first piece.
         """
-        return self._call([(pictures, question)], **settings).pieces()
+        request, inputs = next(self._prepared([(pictures, question)], **settings))
+        return request.stream(self.backend, inputs)
 
     def batch(self, requests: Iterable[tuple[Any, str]], **settings: Any) -> list[Answer]:
-        """The answer to each (pictures, question), all at once: the same as one by one, up to rounding. `settings` as in `ask`."""
-        rows = list(requests)
-        return self._call(rows, **settings).answers() if rows else []
+        """Ask many questions, several at once: as many as `max_batch_tokens` has room for.
+
+        Args:
+            requests: pairs (pictures, question), as in `ask`.
+            settings: those of `ask`, for each.
+
+        Returns:
+            The answers in the order of the requests: the same as one by one, up to rounding.
+
+        Raises:
+            What `ask` raises, before the first is answered, but for memory that runs out.
+        """
+        answers: list[Answer] = []
+        for request, inputs in self._prepared(requests, **settings):
+            answers += request.answers(self.backend, inputs)
+        return answers
 
     def open(
         self,
@@ -154,11 +231,21 @@ class VisionLanguageModel:
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = "as loaded",
     ) -> OpenPicture:
-        """Pictures for several questions: encoded and read by the language model now, so that a question costs its own tokens.
+        """Open pictures for several questions: they are encoded and read by the language model now, so that a question costs its
+        own tokens.
 
         Close it, or use it as `with vlm.open("report.png") as page: page.ask("Who signed it?")`. What it keeps counts towards
-        `max_cache_bytes`. Raises what `ask` raises about pictures and pyramids, and UsageError for a compression that asks the
-        question, the model's own included, or pictures that alone need more than `max_cache_bytes`.
+        `max_cache_bytes`.
+
+        Args:
+            pictures, system, pyramid, compression: as in `ask`, for all questions.
+
+        Returns:
+            The open pictures.
+
+        Raises:
+            UsageError: the compression asks the question, or the pictures alone need more than `max_cache_bytes`.
+            PromptError, PictureError, PyramidError, ShortOfMemoryError: as `ask` does.
         """
         selection = self._compression(compression)
         if selection is not None and selection != selection.before_questions():
@@ -168,49 +255,117 @@ class VisionLanguageModel:
             )
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         loaded = [load_picture(source) for source in _listed(pictures)]
-        return OpenPicture(self.model, self.processor, self._shelf, loaded, spec, system, selection)
+        return OpenPicture(self.backend, self.processor, self._budget, loaded, spec, system, selection)
 
     @property
     def max_cache_bytes(self) -> int:
         """The most bytes that open pictures keep together, 4 GiB unless set: beyond, the one used longest ago is closed."""
-        return self._shelf.max_bytes
+        return self._budget.max_bytes
 
     @max_cache_bytes.setter
     def max_cache_bytes(self, limit: int) -> None:
-        self._shelf.max_bytes = limit
-        self._shelf.make_room(0)
+        self._budget.max_bytes = limit
+        self._budget.make_room(0)
 
     @property
     def cache_bytes(self) -> int:
         """What all open pictures keep now. An answer under way has a copy of one picture's besides, `ask_many` one for each
         question, as many at a time as `max_cache_bytes` has room for."""
-        return self._shelf.cache_bytes
+        return self._budget.cache_bytes
 
     def _compression(self, given: Any) -> CompressionSpec | None:
         """What a call's `compression` comes to."""
         return self.compression if given == "as loaded" else _spec(given)
 
-    def _call(
-        self, rows, system=None, history=None, pyramid=None, compression="as loaded", max_new_tokens=None, **generation
-    ) -> Call:
-        """Everything that `generate` needs. The length is checked before any pixel is looked at."""
-        call = Call(self.model, self.processor, generation)
+    def _prepared(
+        self,
+        rows: Iterable[tuple[Any, str]],
+        system: str | None = None,
+        history: Sequence[tuple[str, str]] | None = None,
+        pyramid: PyramidSpec | dict | None = None,
+        compression: Compression = "as loaded",
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> Iterator[tuple[GenerationRequest, dict[str, Any]]]:
+        """For each group of rows that goes through the model at once, a request and what the model gets for it.
+
+        All rows are checked before the first is prepared; of a group pixels become tiles when its turn comes.
+        """
+        begun = time.perf_counter()
         selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
-        pictures = [[load_picture(source) for source in _listed(sources)] for sources, _ in rows]
-        pyramids = [[spec.plan(Size(picture.height, picture.width)) for picture in row] for row in pictures]
-        text, lengths = [], []
-        for (_, question), plans in zip(rows, pyramids, strict=True):
-            text.append(self.processor.prompt(question, pictures=len(plans), system=system, history=history))
-            lengths.append(self.processor.count_tokens(text[-1], [plan.source for plan in plans], pyramid=spec))
-        call.plan(lengths, pyramids, max_new_tokens)
-        every = [picture for row in pictures for picture in row]
-        with enough_memory("preparing pictures", ASK_LESS):
-            inputs = self.processor(images=every or None, text=text, pyramid=spec, return_tensors="pt").to(self.model.device)
+        planned = list(self._planned(rows, spec, system, history))
+        request_of = partial(GenerationRequest.of, max_new_tokens=max_new_tokens, begun=begun)
+        groups = [
+            (group, request_of(self.backend.network, self.processor, [row.prompt for row in group], generation))
+            for group in _grouped(planned, self.max_batch_tokens)
+        ]
+        for number, (group, request) in enumerate(groups):
+            if number:
+                request = replace(request, begun=time.perf_counter())
+            yield request, self._inputs(group, spec, selection)
+
+    def _planned(
+        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: Sequence[tuple[str, str]] | None
+    ) -> Iterator[_Row]:
+        """Each row with its pyramids and ids, made once."""
+        kept_bytes = 0
+        for sources, question in rows:
+            sources = _listed(sources)
+            pictures = [load_picture(source) for source in sources]
+            pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
+            tiles = [pyramid.tile_count for pyramid in pyramids]
+            ids = self.processor.encode_chat(question, pictures=tiles, system=system, history=history)
+            kept_bytes += sum(3 * picture.width * picture.height for picture in pictures)
+            again = kept_bytes > KEPT_BYTES and all(isinstance(source, str | os.PathLike) for source in sources)
+            yield _Row(sources, None if again else pictures, Prompt(ids, pyramids))
+
+    def _inputs(self, rows: list[_Row], spec: PyramidSpec, selection: CompressionSpec | None) -> dict[str, Any]:
+        """What the model gets for these rows."""
+        network, tokenizer = self.backend.network, self.processor.tokenizer
+        inputs: dict[str, Any] = dict(padded([row.prompt.ids for row in rows], tokenizer.pad_token_id, network.device))
+        pyramids = [pyramid for row in rows for pyramid in row.prompt.pyramids]
+        if pyramids:
+            with enough_memory("preparing pictures", ASK_LESS):
+                pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
+                inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
+            inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
         if selection is not None:
-            call.settings |= {"compression": selection, "level_order": spec.order}
-        call.begin(dict(inputs))
-        return call
+            inputs |= {"compression": selection, "level_order": spec.order}
+        return inputs
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One request of a batch, ready but for its tiles."""
+
+    sources: list[Any]
+    pictures: list[Image] | None
+    """None: they are read again when their turn comes."""
+    prompt: Prompt
+
+
+def _grouped(rows: list[_Row], max_tokens: int) -> Iterator[list[_Row]]:
+    """Rows in their order, in groups whose prompts have so many tokens at most, padding included; at least one a group."""
+    group: list[_Row] = []
+    for row in rows:
+        longest = max(len(each.prompt.ids) for each in (*group, row))
+        if group and longest * (len(group) + 1) > max_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _network(model: Any) -> MiniMonkeyForConditionalGeneration:
+    """The network itself, also where peft has put adapters into its layers."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type
+        raise UsageError(f"a model with {kind} can't be asked: its adapter isn't in the network's layers; use one that is, as LoRA")
+    return model.get_base_model()
 
 
 def _spec(compression: Any) -> CompressionSpec | None:

@@ -7,7 +7,7 @@ Shape legend: T tiles of all pictures, S side of a tile, P pictures.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
@@ -196,30 +196,57 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
     ) -> BatchFeature:
         plans = [pyramid.plan(Size(image.height, image.width)) for image in images]
         counts = [plan.tile_count for plan in plans]
-        pixel_values = np.empty((sum(counts), 3, pyramid.tile_px, pyramid.tile_px), np.float32)
-        divisor = np.float32(1 / rescale_factor if do_rescale else 1)
-        means = np.asarray(image_mean if do_normalize else [0] * 3, np.float32)
-        stds = np.asarray(image_std if do_normalize else [1] * 3, np.float32)
-
-        def normalise(tile: np.ndarray, out: np.ndarray) -> None:
-            for plane, result, mean, std in zip(tile, out, means, stds, strict=True):  # planes stay in the cache
-                result[...] = plane
-                result /= divisor
-                result -= mean
-                result /= std
-
-        start = 0
-        for image, plan in zip(images, plans, strict=True):
-            _cut(image, plan, pixel_values[start : start + plan.tile_count], normalise)
-            start += plan.tile_count
+        divisor = rescale_factor if do_rescale else None
+        pixel_values = _normalised(images, plans, pyramid.tile_px, divisor, *((image_mean, image_std) if do_normalize else ()))
         data = {"pixel_values": pixel_values, "num_patches": counts}
         if return_level_tiles:
             data["level_tiles"] = np.array([plan.level_tiles for plan in plans], np.int64).reshape(-1, 3)
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def cut(self, pictures: Sequence[Image.Image], pyramids: Sequence[Pyramid]) -> torch.Tensor:
+        """Cut pictures whose pyramids are planned already.
+
+        Args:
+            pictures: PIL pictures.
+            pyramids: what the spec of a call has planned for each.
+
+        Returns:
+            `pixel_values` as `preprocess` makes them with this processor's own settings, float32 [T, 3, S, S].
+        """
+        factor = self.rescale_factor if self.do_rescale else None
+        normalise = (self.image_mean, self.image_std) if self.do_normalize else ()
+        return torch.from_numpy(_normalised(list(pictures), list(pyramids), self.spec.tile_px, factor, *normalise))
+
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """Tiles of a picture of this size, all levels together, without its pixels."""
         return self.spec_for(images_kwargs or {}).plan(Size(height, width)).tile_count
+
+
+def _normalised(
+    pictures: list[Image.Image],
+    pyramids: list[Pyramid],
+    tile_px: int,
+    rescale_factor: float | None,
+    image_mean: Sequence[float] = (0, 0, 0),
+    image_std: Sequence[float] = (1, 1, 1),
+) -> np.ndarray:
+    """The tiles of all pictures, `(pixel * rescale_factor - mean) / std`: float32 [T, 3, S, S]."""
+    pixel_values = np.empty((sum(plan.tile_count for plan in pyramids), 3, tile_px, tile_px), np.float32)
+    divisor = np.float32(1 if rescale_factor is None else 1 / rescale_factor)
+    means, stds = np.asarray(image_mean, np.float32), np.asarray(image_std, np.float32)
+
+    def normalise(tile: np.ndarray, out: np.ndarray) -> None:
+        for plane, result, mean, std in zip(tile, out, means, stds, strict=True):  # planes stay in the cache
+            result[...] = plane
+            result /= divisor
+            result -= mean
+            result /= std
+
+    start = 0
+    for picture, plan in zip(pictures, pyramids, strict=True):
+        _cut(picture, plan, pixel_values[start : start + plan.tile_count], normalise)
+        start += plan.tile_count
+    return pixel_values
 
 
 def _tile_px(size: Any) -> int:

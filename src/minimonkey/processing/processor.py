@@ -8,6 +8,7 @@ place a picture: only `<image>` does. Knows no model and no device.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,10 @@ BREAK = "\ufdd0"
 normalisation takes it out again. A Unicode noncharacter, kept for such internal use; no text has it."""
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 """Special tokens that users and models do write: they name a place in a picture, and can neither end a turn nor place a picture."""
+
+
+_one_at_a_time = threading.RLock()
+"""Padding is a state of the one fast tokenizer, which a call changes for all others: calls of several threads take turns."""
 
 
 class MiniMonkeyProcessor(ProcessorMixin):
@@ -139,7 +144,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """The ids of one prompt; `pictures` are the tile counts of its pictures, `settings` those of `prompt`."""
         text = self.prompt(question, pictures=len(pictures), **settings)
         (text,), _ = self.get_text_with_replacements([text], [self._placeholder(tiles) for tiles in pictures])
-        return self.tokenizer(text).input_ids
+        return self._ids(text)
 
     def encode_answer(self, answer: str) -> list[int]:
         """The ids of an answer and of what ends it in the template: what a model learns to write after `encode_chat`.
@@ -147,7 +152,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         They are those that the answer has behind the prompt: alone, Phi-3's tokenizer would open it with a space.
         """
         prompt, whole = (
-            self.tokenizer(self._answer_start + text, add_special_tokens=False).input_ids
+            self._ids(self._answer_start + text, add_special_tokens=False)
             for text in ("", self.plain_text(answer) + self._turn_end)
         )
         return whole[len(prompt) :]
@@ -159,12 +164,17 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """
         image_tokens = self._get_num_multimodal_tokens(image_sizes=sizes, **settings)["num_image_tokens"]
         text = text.replace(IMAGE_MARK, self.image_token)
-        return len(self.tokenizer(text).input_ids) + sum(image_tokens) - len(image_tokens)
+        return len(self._ids(text)) + sum(image_tokens) - len(image_tokens)
+
+    def _ids(self, text: str, **settings: Any) -> list[int]:
+        with _one_at_a_time:
+            return self.tokenizer(text, **settings).input_ids
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         if "padding" not in kwargs.get("text_kwargs", {}):
             kwargs.setdefault("padding", True)
-        return super().__call__(images=images, text=text, **kwargs)
+        with _one_at_a_time:
+            return super().__call__(images=images, text=text, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if videos is not None or audio is not None:

@@ -163,12 +163,17 @@ class MiniMonkeyModel(InternVLModel):
             raise UsageError(
                 "visionzip watches the encoder: give pixel_values, or outputs of get_image_features(class_attention=True)"
             )
-        embeddings = self.get_input_embeddings()(input_ids)
-        features = ready.pooler_output.to(embeddings)
-        places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
-        embeddings = embeddings.masked_scatter(places, features)
         looks = self._by_token(ready.attentions[0]) if by_class else None
-        return compress(self.language_model, embeddings, mask, levels, spec, looks)
+        return compress(self.language_model, self.embed(input_ids, ready), mask, levels, spec, looks)
+
+    def embed(self, input_ids: torch.LongTensor, encoded: BaseModelOutputWithPooling | None = None) -> torch.Tensor:
+        """Embeddings of prompts [B, L], with `pooler_output` of their encoded tiles where image tokens stand: [B, L, D]."""
+        embeddings = self.get_input_embeddings()(input_ids)
+        if encoded is None:
+            return embeddings
+        features = encoded.pooler_output.to(embeddings)
+        places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
+        return embeddings.masked_scatter(places, features)
 
     def _followed(self, compressed: Compressed, input_ids: torch.Tensor, mask: torch.Tensor | None) -> Compressed:
         """With what stands behind the kept tokens in ids [B, K + Q], of which `mask` leaves padding out, read too."""
