@@ -34,8 +34,10 @@ def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -
     if folder.layout != "published":
         return MiniMonkeyForConditionalGeneration.from_pretrained(folder.path, config=config, local_files_only=True, **settings)
     check_files(folder, config)
+    config.name_or_path = str(folder.path)  # what errors call it
     with folder.tensors() as tensors:
         network = MiniMonkeyForConditionalGeneration.from_pretrained(None, config=config, state_dict=dict(tensors), **settings)
+    network.name_or_path = network.config.name_or_path = config.name_or_path
     network.generation_config = generation_settings(folder)
     return network.eval()
 

@@ -24,7 +24,7 @@ from minimonkey.inference.open_picture import OpenPicture, Shelf
 from minimonkey.inference.openvino import use_openvino
 from minimonkey.memory import enough_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.models.strict_loading import SMALLER
+from minimonkey.models.strict_loading import SMALLER, check_settings
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -66,6 +66,7 @@ def load(
     if engine not in (None, "openvino"):
         raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
     where = Placement.choose(device, dtype, device_map, quantize)
+    check_settings(attn_implementation=attn_implementation, device_map=device_map)  # now, not after a download
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
     processor = load_processor(folder, config)
