@@ -63,13 +63,10 @@ def test_every_command_into_a_full_disk(run_into, folder, picture, tmp_path, mon
     monkeypatch.setattr("minimonkey.training.nano.run.train", lambda *words: Path("runs/it/checkpoint-2"))
     ask = ("ask", "-m", folder, "--max-new-tokens", "2", "-q", picture, "What?")
     monkeypatch.setattr("sys.stdin", io.StringIO("What?\n"))
-    others = (
-        ("inspect", picture, "-m", folder),
-        ("doctor",),
-        ("train", "recipe.yaml"),
-        ("convert", folder, str(tmp_path / "native")),
-    )
-    for words in (ask, (*ask, "--json"), ("chat", "-m", folder, "--max-new-tokens", "2", picture), *others):
+    chat = ("chat", "-m", folder, "--max-new-tokens", "2", picture)
+    convert = ("convert", folder, str(tmp_path / "native"))
+    others = (("inspect", picture, "-m", folder), ("doctor",), ("train", "recipe.yaml"))
+    for words in (ask, (*ask, "--json"), chat, convert, *others):
         code, said = run_into(errno.ENOSPC, *words)
         assert (code, said.endswith(FULL), said.count("minimonkey:")) == (1, True, 1), words
 

@@ -169,7 +169,7 @@ def _fetch(model: str, revision: str | None, token: str | bool | None, files: li
         else:
             advice = "check the name and the network; without one (HF_HUB_OFFLINE), only models fetched before can be used"
         raise CheckpointError(
-            f"{model}: no folder of this name here, and the hub gave none ({type(error).__name__}: {first_line(error)}); {advice}"
+            f"{model}: no folder of this name here, and the hub gave none ({first_line(error)}); {advice}"
         ) from error
 
 
@@ -241,6 +241,6 @@ def read_json(file: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, on one line."""
-    text = " ".join(str(error).split())
+    """An error's class and the beginning of its message, on one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else f"{text[:160]}..."

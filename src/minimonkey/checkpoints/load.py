@@ -71,9 +71,7 @@ def check_files(folder: ModelFolder, config: InternVLConfig) -> None:
         with torch.device("meta"):
             network = InternVLForConditionalGeneration(config)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{folder.path / 'config.json'}: no network can be made of it ({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{folder.path / 'config.json'}: no network can be made of it ({first_line(error)})") from error
     rules = folder.published.rules if folder.layout == "published" else ()
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -5,10 +5,11 @@ What the model gets comes from the processor, what it says from `model.generate`
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -110,6 +111,20 @@ class VisionLanguageModel:
     def __repr__(self) -> str:
         pyramid = self.processor.image_processor.spec.describe()
         return f"VisionLanguageModel({self.model.dtype} on {self.model.device}, {pyramid})"
+
+    def __reduce__(self) -> NoReturn:
+        """Raises UsageError: transformers hangs functions on modules that can't be pickled. `copy` and `copy.deepcopy` work."""
+        raise UsageError("a loaded model can't be pickled: send the name of its folder to other processes, and load() it in each")
+
+    def __copy__(self) -> VisionLanguageModel:
+        twin = object.__new__(type(self))
+        twin.__dict__ |= self.__dict__
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageModel:
+        memo[id(self)] = twin = copy.copy(self)
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def ask(
         self,
