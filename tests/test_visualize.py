@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from minimonkey import visualize
 from minimonkey.errors import UsageError
@@ -252,6 +252,23 @@ def test_padding_around_a_picture_is_not_drawn():
     """A square picture in the middle of 1 x 2 tiles: of four rows of tokens the two in the middle see it."""
     spec = PyramidSpec(tile_px=56, detail=(2, 2), adaptive=None, fit="pad")
     assert clear_cells(Image.new("RGB", (500, 500), RED), spec, [0, 1, 2, 3, 5], 2, 2) == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize("size", [(800, 400), (300, 900), (60, 900)])
+def test_the_caption_stands_in_the_middle_of_the_paper_below_the_picture(size):
+    picture = Image.new("RGB", size, RED)
+    drawn = draw_kept(picture, plan(picture, PyramidSpec(tile_px=56, detail=(2, 2), adaptive=None)), [1, 4, 6], 4)
+    below = drawn.crop((0, drawn.height - 2 * MARGIN_PX, drawn.width, drawn.height))
+    caption = "3 of 8 detail tokens kept, 38%"
+    ImageDraw.Draw(due := Image.new("RGB", below.size, PAPER)).text(
+        (below.width // 2, MARGIN_PX), caption, visualize.INK, ImageFont.load_default(visualize.FONT_PX), "mm"
+    )
+    assert below.tobytes() == due.tobytes(), "the caption alone, and nothing of the picture"
+    rows = np.flatnonzero((np.asarray(drawn) != PAPER).any(axis=(1, 2)))
+    gap = int(np.diff(rows).max())
+    assert MARGIN_PX / 2 < gap < 2 * MARGIN_PX, "the picture, some paper, and the caption"
+    columns = np.flatnonzero((np.asarray(below) != PAPER).any(axis=(0, 2)))
+    assert abs(columns[0] + columns[-1] + 1 - drawn.width) <= 4
 
 
 def test_a_picture_that_loses_nothing_is_not_drawn():

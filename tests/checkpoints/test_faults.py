@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from functools import partial
 
 import huggingface_hub
@@ -138,7 +139,27 @@ def test_an_index_and_its_shards(copied):
 
 
 def is_mini_monkey(model):
-    return find_folder(model).pyramid.adaptive is not None
+    """By its name, as nothing in these folders says so: then there is a warning, and else none."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        named = find_folder(model).pyramid.adaptive is not None
+    assert [str(warning.message).partition(", its")[0] for warning in told] == (
+        [f"{model}: pictures are cut as for Mini-Monkey because of this name alone"] if named else []
+    )
+    return named
+
+
+def test_a_folder_whose_class_says_mini_monkey_needs_no_name_and_no_warning(copied):
+    assert find_folder(copied(MONKEY, "some-model")).pyramid.adaptive == (3, 7)
+    assert find_folder(copied(MONKEY, "minimonkey-too")).pyramid.adaptive == (3, 7)
+
+
+def test_a_name_is_warned_of_once(copied):
+    folder = copied(PLAIN, "minimonkey-lines")
+    with pytest.warns(UserWarning, match="because of this name alone, .*; if it is another model, rename the folder") as told:
+        vlm = minimonkey.load(folder, device="cpu")
+    assert len(told) == 1
+    assert vlm.processor.image_processor.spec.adaptive == (3, 7)
 
 
 def test_the_name_is_that_of_the_folder_not_of_those_around_it(copied, tmp_path, monkeypatch):

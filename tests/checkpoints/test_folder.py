@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import minimonkey
 from minimonkey.checkpoints import folder as folder_module
@@ -80,16 +80,43 @@ def pickled_weights(path):
 
 
 def missing_shard(path):
+    (path / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def shard_elsewhere(path):
+    (path / "model.safetensors").unlink()
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../other.safetensors"}}))
 
 
 def broken_index(path):
+    (path / "model.safetensors").unlink()
     (path / "model.safetensors.index.json").write_text("{}")
+
+
+def two_saves(path):
+    (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+    names = dict.fromkeys(load_file(path / "model-00001-of-00001.safetensors"), "model-00001-of-00001.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    save_file({"lm_head.weight": torch.zeros(2, 2)}, path / "model.safetensors")  # of an earlier save
+
+
+def only_an_adapter(path):
+    for file in path.iterdir():
+        file.unlink()
+    (path / "adapter_config.json").write_text('{"base_model_name_or_path": "mx262/MiniMonkey", "peft_type": "LORA"}')
+
+
+def an_adapter_of_nothing(path):
+    only_an_adapter(path)
+    (path / "adapter_config.json").write_text("[]")
+
+
+def an_adapter_with_settings(path):
+    """As trainers leave it that save the model's settings beside the adapter."""
+    (path / "model.safetensors").unlink()
+    (path / "adapter_config.json").write_text('{"base_model_name_or_path": "mx262/MiniMonkey"}')
 
 
 @pytest.mark.parametrize(
@@ -106,6 +133,10 @@ def broken_index(path):
         (missing_shard, r"model-00001-of-00002\.safetensors: missing"),
         (shard_elsewhere, "names weight files outside the folder"),
         (broken_index, "is not a readable index"),
+        (two_saves, r"holds both model\.safetensors and model\.safetensors\.index\.json, weights of two saves; remove the older"),
+        (only_an_adapter, "an adapter of 'mx262/MiniMonkey'; merge it into its base model"),
+        (an_adapter_of_nothing, "an adapter; merge it into its base model"),
+        (an_adapter_with_settings, "an adapter of 'mx262/MiniMonkey'; merge it into its base model"),
     ],
 )
 def test_a_broken_folder(saved, damage, message):
@@ -176,17 +207,51 @@ def test_a_hub_id_that_the_hub_refuses(monkeypatch, kind, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_id_is_fetched_without_code_or_pickles(saved, monkeypatch):
-    asked = {}
+@pytest.fixture
+def hub(monkeypatch):
+    """Make a hub of one folder: `hub(folder)` returns the list of calls that will have been made to it."""
 
-    def fetch(name, **settings):
-        asked.update(settings, name=name)
-        return str(saved)
+    def make(folder):
+        calls = []
 
-    monkeypatch.setattr(folder_module, "snapshot_download", fetch)
+        def fetch(name, **settings):
+            calls.append((name, settings))
+            return str(folder)
+
+        monkeypatch.setattr(folder_module, "snapshot_download", fetch)
+        return calls
+
+    return make
+
+
+def test_a_hub_id_is_fetched_without_code_or_pickles(saved, hub):
+    calls = hub(saved)
     assert find_folder("owner/name", revision="v1", token="secret").path == saved
-    assert (asked["name"], asked["revision"], asked["token"]) == ("owner/name", "v1", "secret")
-    assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin", ".pt", ".pth"))]
+    for name, settings in calls:
+        assert (name, settings["revision"], settings["token"]) == ("owner/name", "v1", "secret")
+    patterns = [settings["allow_patterns"] for _, settings in calls]
+    assert patterns[0] == ["config.json", "adapter_config.json"], "settings before weights"
+    assert len(patterns) == 2 and "*.safetensors" in patterns[1]
+    assert not [pattern for pattern in patterns[1] if pattern.endswith((".py", ".bin", ".pt", ".pth"))]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_kind, "owner/name/config.json: model_type is 'internvl_chats'; expected one of minimonkey, internvl, internvl_chat"),
+        (lambda path: edit(path / "config.json", downsample_ratio="half"), "downsample_ratio"),
+        (lambda path: edit(path / "config.json", model_type="internvl_chat"), "vision_config.image_size is|llm_config is missing"),
+        (remove_config, "owner/name: no config.json in it"),
+        (only_an_adapter, "owner/name: an adapter of 'mx262/MiniMonkey'; merge it"),
+    ],
+)
+def test_weights_of_an_unknown_kind_are_not_fetched(saved, hub, damage, message):
+    damage(saved)
+    calls = hub(saved)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        find_folder("owner/name")
+    assert "\n" not in str(caught.value)
+    assert [settings["allow_patterns"] for _, settings in calls] == [["config.json", "adapter_config.json"]]
 
 
 def processor_of(path):

@@ -248,7 +248,8 @@ def test_which_pyramid(golden, tmp_path):
     plain = PyramidSpec.plain(1, 12, tile_px=56)
     assert minimonkey.load(golden / PLAIN).processor.image_processor.spec == plain
     shutil.copytree(golden / PLAIN, tmp_path / "Mini-Monkey_2B")
-    named = minimonkey.load(tmp_path / "Mini-Monkey_2B")
+    with pytest.warns(UserWarning, match="because of this name alone"):
+        named = minimonkey.load(tmp_path / "Mini-Monkey_2B")
     assert named.processor.image_processor.spec == PyramidSpec(tile_px=56), "by its name"
     assert "CIP: 4-12 detail tiles, 3-7 adaptive tiles" in repr(named)
     plugged = minimonkey.load(golden / PLAIN, pyramid={"detail": (4, 12), "adaptive": (3, 7)})

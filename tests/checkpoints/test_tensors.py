@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minimonkey.checkpoints.tensors import INDEX, LazyTensor, opened, write_shards
+from minimonkey.checkpoints.tensors import LazyTensor, opened, write_shards
 from minimonkey.errors import CheckpointError
+from minimonkey.models.strict_loading import INDEX
 
 
 def test_tensors_are_read_when_asked_for(tmp_path):

@@ -92,6 +92,38 @@ def test_the_boxes_are_drawn_on_the_first_picture(run, folder, picture, tmp_path
     assert out.exists()
 
 
+@pytest.mark.parametrize("option", ["--draw", "--draw-kept"])
+def test_a_drawing_never_replaces_a_picture(run, picture, tmp_path, option):
+    """Not the second one either; and it is told before the model is looked for."""
+    other, link = tmp_path / "other.png", tmp_path / "link.png"
+    Image.new("RGB", (30, 30)).save(other)
+    link.symlink_to(other)
+    before = [Path(file).read_bytes() for file in (picture, other)]
+    for target in (picture, str(other), str(link)):
+        words = (picture, str(other), "What?", option, target, "--compression", "uniform")
+        result = run("ask", "-m", "no-such-model/", *words)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"minimonkey: {option} {target} would replace a picture that is read: name another file\n"
+    assert [Path(file).read_bytes() for file in (picture, other)] == before
+
+
+def test_a_drawing_never_replaces_a_frame(run, picture, tmp_path):
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    Path(picture).rename(clip / "1.png")
+    (tmp_path / "link").symlink_to(clip)
+    for target in (clip / "1.png", tmp_path / "link" / "1.png"):
+        result = run("ask", "--frames", "2", str(clip), "What?", "--draw", str(target))
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"minimonkey: --draw {target} would replace a picture that is read: name another file\n"
+
+
+def test_two_drawings_have_two_names(run, picture, tmp_path):
+    out = tmp_path / "out.png"
+    result = run("ask", picture, "What?", "--draw", str(out), "--draw-kept", str(out), "--compression", "uniform")
+    assert (result.code, result.err) == (2, f"minimonkey: --draw {out} and --draw-kept {out} are one file: name two\n")
+
+
 def test_an_answer_without_boxes_is_not_drawn(run, folder, picture, tmp_path):
     out = tmp_path / "out.png"
     result = run("ask", "-m", folder, "--max-new-tokens", "2", "-q", "--draw", str(out), picture, "What?")

@@ -1,5 +1,7 @@
 """`minimonkey inspect`: what it prints and draws, for named shapes and for a model folder."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,71 @@ def test_a_model_folder(run, page, tiny_model, tiny_processor, tmp_path):
     assert "12 image tokens, 4 a tile" in own.out
     assert "estimated cost on model: " in own.out
     assert changed.out.splitlines()[0] == "1654x2339 px -> 7 tiles of 28 px"
+
+
+def link(of: str, name: str) -> str:
+    Path(name).symlink_to(of)
+    return name
+
+
+def hard_link(of: str, name: str) -> str:
+    Path(name).hardlink_to(of)
+    return name
+
+
+@pytest.mark.parametrize("option", ["--out", "--tiles"])
+@pytest.mark.parametrize(
+    "named", [lambda page: page, lambda page: f"./{page}", lambda page: link(page, "a.png"), lambda page: hard_link(page, "b.png")]
+)
+def test_a_drawing_never_replaces_the_picture(run, page, option, named):
+    before, name = Path(page).read_bytes(), named(page)
+    there = {*Path().iterdir()}
+    for source, target in ((page, name), (name, page)):
+        result = run("inspect", source, "-m", "internvl2-1b", option, target)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"minimonkey: {option} {Path(target)} would replace a picture that is read: name another file\n"
+    assert Path(page).read_bytes() == before
+    assert {*Path().iterdir()} == there
+
+
+def test_the_drawing_without_a_name_never_replaces_the_picture(run, page):
+    """Its default name may be a link to it."""
+    before, name = Path(page).read_bytes(), link(page, "page.v2.pyramid.png")
+    result = run("inspect", page, "-m", "internvl2-1b")
+    assert (result.code, Path(page).read_bytes()) == (2, before)
+    assert result.err == f"minimonkey: --out {name} would replace a picture that is read: name another file\n"
+
+
+def test_a_drawing_never_replaces_the_picture_on_standard_input(page):
+    """As in `minimonkey inspect - --out page.png < page.png`."""
+    before = Path(page).read_bytes()
+    for source in ("-", "/dev/stdin"):
+        command = [sys.executable, "-m", "minimonkey.cli.main", "inspect", source, "-m", "internvl2-1b", "--out", page]
+        with open(page, "rb") as stream:
+            result = subprocess.run(command, stdin=stream, capture_output=True, text=True)
+        assert (result.returncode, result.stdout, Path(page).read_bytes()) == (2, "", before)
+        assert result.stderr == f"minimonkey: --out {page} would replace a picture that is read: name another file\n"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_drawings_have_two_names(run, page, there):
+    if there:
+        Path("one.png").write_bytes(b"an older drawing")
+    other = link("one.png", "two.png")
+    for out, tiles in (("one.png", "one.png"), ("one.png", "./one.png"), ("one.png", other)):
+        result = run("inspect", page, "-m", "internvl2-1b", "--out", out, "--tiles", tiles)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"minimonkey: --out {Path(out)} and --tiles {Path(tiles)} are one file: name two\n"
+    result = run("inspect", page, "-m", "internvl2-1b", "--tiles", "page.v2.pyramid.png")
+    assert result.err == "minimonkey: --out page.v2.pyramid.png and --tiles page.v2.pyramid.png are one file: name two\n"
+    assert not there or Path("one.png").read_bytes() == b"an older drawing"
+
+
+def test_an_older_drawing_is_replaced(run, page):
+    Path("cuts.png").write_bytes(b"an older drawing")
+    assert run("inspect", page, "-m", "internvl2-1b", "--out", "cuts.png").code == 0
+    with Image.open("cuts.png") as picture:
+        assert picture.format == "PNG"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Asking a model: the same objects and the same answers as through transformers, and errors before anything is encoded."""
 
+import copy
 import dataclasses
 import math
+import pickle
 import threading
 import time
 
@@ -524,3 +526,34 @@ def test_the_embedded_model_is_the_default(saved, monkeypatch, tmp_path):
     monkeypatch.setattr(vision_language_model, "EMBEDDED", tmp_path / "nano")
     with pytest.raises(CheckpointError, match="nano: no such folder"):
         minimonkey.load(device="cpu")
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_model_is_not_pickled(vlm, asked):
+    """Functions of transformers on its modules would end it in an AttributeError, but from the first picture on alone."""
+    if asked:
+        vlm.ask(WIDE, "?", max_new_tokens=1)
+    for send in (pickle.dumps, lambda model: pickle.dumps({"model": model})):
+        with pytest.raises(
+            UsageError, match=r"a loaded model can't be pickled: send the name of its folder .*load\(\) it"
+        ) as caught:
+            send(vlm)
+        assert "\n" not in str(caught.value)
+
+
+def test_copies_answer_alike_and_a_deep_one_shares_nothing(vlm):
+    due = vlm.ask(WIDE, "?", max_new_tokens=5).token_ids
+    shallow, deep = copy.copy(vlm), copy.deepcopy(vlm)
+    assert shallow.model is vlm.model and deep.model is not vlm.model
+    assert shallow.ask(WIDE, "?", max_new_tokens=5).token_ids == deep.ask(WIDE, "?", max_new_tokens=5).token_ids == due
+    with torch.no_grad():
+        for parameter in deep.model.parameters():
+            parameter.zero_()
+    assert vlm.ask(WIDE, "?", max_new_tokens=5).token_ids == due
+    with deep.open(WIDE):
+        assert deep.cache_bytes > 0 == vlm.cache_bytes
+    twins = copy.deepcopy([vlm, vlm])
+    assert twins[0] is twins[1]

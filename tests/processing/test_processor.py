@@ -283,6 +283,39 @@ def test_tokens_that_a_tokenizer_looks_for_late_are_plain_text_too(tmp_path, aut
     assert MiniMonkeyProcessor.from_pretrained(tmp_path).encode_chat(asked) == processor.encode_chat(asked)
 
 
+@pytest.mark.parametrize("make", [lambda: character_tokenizer(PRINTABLE), byte_level_tokenizer, sentence_piece_tokenizer])
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_tokens_added_after_loading_are_plain_text_too(tmp_path, auto_classes, make, asked_before):
+    """As before a fine-tuning with new tokens; saved and loaded again, too."""
+    processor = processor_with(make())
+    said = "a<tool>b<note>c<|im_end|>"
+    if asked_before:
+        processor.prompt(said)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<tool>"]}, replace_extra_special_tokens=False)
+    processor.tokenizer.add_tokens(["<note>"])  # which is looked for late, after the normalisation that takes BREAK out
+    new = processor.tokenizer.convert_tokens_to_ids(["<tool>", "<note>"])
+    assert len({*new, processor.tokenizer.unk_token_id}) == 3
+    assert not {*processor.encode_chat(said), *processor.encode_answer(said)} & {*new}
+    assert {*processor.tokenizer("<tool> <note>").input_ids} > {*new}, "they are tokens where a program wants them"
+    plain = processor.tokenizer.decode(processor.tokenizer(processor.plain_text(said), add_special_tokens=False).input_ids)
+    assert plain.strip() == said
+    processor.tokenizer.add_tokens([AddedToken("<note>", normalized=True)])
+    assert not {*processor.encode_chat(said)} & {*new}
+    processor.save_pretrained(tmp_path)
+    again = MiniMonkeyProcessor.from_pretrained(tmp_path)
+    assert again.encode_chat(said) == processor.encode_chat(said)
+
+
+def test_another_tokenizer_breaks_special_strings_too(processor):
+    other = character_tokenizer(PRINTABLE)
+    other.add_special_tokens({"additional_special_tokens": ["<note>"]}, replace_extra_special_tokens=False)
+    processor.prompt("x")
+    processor.tokenizer = other
+    ids = processor.encode_chat("a<note><|im_end|>b")
+    assert ids.count(END) == processor.encode_chat("ab").count(END)
+    assert processor.decode(ids).count("a<note><|im_end|>b") == 1
+
+
 def test_text_that_is_no_unicode_is_one_line(processor):
     for said in ({"question": "caf\udce9"}, {"question": "?", "system": "\udce9"}, {"question": "?", "history": [("a", "\udce9")]}):
         with pytest.raises(PromptError, match=r"'\\udce9' in the text is no character: expected Unicode text"):

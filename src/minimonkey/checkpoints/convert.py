@@ -20,6 +20,7 @@ from minimonkey.checkpoints.published import PublishedSettings
 from minimonkey.checkpoints.rules import to_published
 from minimonkey.checkpoints.tensors import SHARD_BYTES, write_shards
 from minimonkey.errors import CheckpointError, UsageError
+from minimonkey.models.strict_loading import INDEX
 from minimonkey.processing.processor import MiniMonkeyProcessor
 
 ARCHITECTURES = {"native": "MiniMonkeyForConditionalGeneration", "stock": "InternVLForConditionalGeneration"}
@@ -104,7 +105,7 @@ def _as_published(folder: ModelFolder) -> Path:
 def _copy_small_files(source: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for file in {file for pattern in _SMALL_FILES for file in source.glob(pattern)}:
-        if file.name != "model.safetensors.index.json":
+        if file.name != INDEX:
             shutil.copyfile(file, destination / file.name)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,16 +25,21 @@ from transformers import InternVLConfig, PreTrainedTokenizerBase
 
 from minimonkey.checkpoints.published import MODEL_TYPE, PublishedSettings
 from minimonkey.checkpoints.rules import to_native
-from minimonkey.checkpoints.tensors import INDEX, LazyTensor, opened
+from minimonkey.checkpoints.tensors import LazyTensor, opened
 from minimonkey.errors import CheckpointError, PyramidError
-from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
+from minimonkey.models.minimonkey.configuration import FORMER_SETTINGS, MiniMonkeyConfig
+from minimonkey.models.strict_loading import INDEX, WHOLE, check_one_set
 from minimonkey.pyramid import PyramidSpec
 
 Layout = Literal["native", "stock", "published"]
 CONFIGS: dict[str, type[InternVLConfig]] = {"native": MiniMonkeyConfig, "stock": InternVLConfig}
 
+ADAPTER = "adapter_config.json"
+"""The settings of an adapter, which is no model without its base."""
+FIRST_FILES = ["config.json", ADAPTER]
+"""What says whether a model is of a known kind: fetched and read before the weights."""
 WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-OWN_SETTINGS = ("pyramid", "compression")
+OWN_SETTINGS = ("pyramid", *FORMER_SETTINGS)
 """Keys of a native config.json that the stock class doesn't know."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -66,11 +72,18 @@ class ModelFolder:
 
         return published_tokenizer(self.path, self.settings)
 
-    @property
+    @cached_property
     def pyramid(self) -> PyramidSpec:
-        """How the code of a published folder cuts pictures. Mini-Monkey is known by its class or its name."""
+        """How the code of a published folder cuts pictures. Mini-Monkey is known by its class or, with a warning, by its name."""
+        named = any("minimonkey" in re.sub("[^a-z0-9]", "", name) for name in self._names)
+        if named and not self.published.is_mini_monkey:
+            warnings.warn(
+                f"{self.name}: pictures are cut as for Mini-Monkey because of this name alone, its config.json doesn't say "
+                "MiniMonkeyChatModel; if it is another model, rename the folder",
+                stacklevel=2,
+            )
         try:
-            return self.published.pyramid(mini_monkey=any("minimonkey" in re.sub("[^a-z0-9]", "", n) for n in self._names))
+            return self.published.pyramid(mini_monkey=named)
         except PyramidError as error:
             raise CheckpointError(f"{self.path / 'config.json'}: {error}") from error
 
@@ -99,6 +112,13 @@ class ModelFolder:
                 raise
             raise CheckpointError(f"{self.path / 'config.json'}: {first_line(error)}") from error
 
+    def check_settings(self) -> None:
+        """Raises CheckpointError for settings that no model can be made of; looks at config.json alone."""
+        if self.layout == "published":
+            _ = self.published
+        else:
+            self.config("native")
+
     @contextmanager
     def tensors(self) -> Iterator[dict[str, LazyTensor]]:
         """The weights by their names in the -hf layout, whichever this folder has; they can be read within the context."""
@@ -107,27 +127,40 @@ class ModelFolder:
 
 
 def find_folder(model: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> ModelFolder:
-    """The folder of a path or a hub id, fetched if need be.
+    """The folder of a path or a hub id, fetched if need be: settings first, weights only if they are of a known kind.
 
-    Raises CheckpointError: no such folder or id, offline, config.json missing or of an unknown kind, weights missing, cut, pickled.
+    Args:
+        model: a folder, or a hub id such as owner/name.
+        revision: a branch, tag or commit of a hub id.
+        token: of the hub, for private models; True for the one that `hf auth login` left.
+
+    Returns:
+        The folder, whose weight files are there and whole.
+
+    Raises:
+        CheckpointError: no such folder or id, offline, an adapter, config.json missing or of an unknown kind, weights missing, cut,
+            pickled or there twice.
     """
     path = Path(model).expanduser()
     if path.is_file():
         raise CheckpointError(f"{model}: is a file; give the folder that holds config.json and model.safetensors")
     if not path.is_dir():
-        path = _fetch(str(model), revision, token)
+        first = _fetch(str(model), revision, token, FIRST_FILES)
+        ModelFolder(first, _settings(first, str(model)), str(model)).check_settings()
+        path = _fetch(str(model), revision, token, WANTED_FILES)
     elif revision is not None:
         raise CheckpointError(f"revision={revision!r}: {model} is a folder; a revision goes with a hub id only")
-    settings = _settings(path)
+    settings = _settings(path, str(path))
     _check_weights(path)
     return ModelFolder(path, settings, str(model))
 
 
-def _fetch(model: str, revision: str | None, token: str | bool | None) -> Path:
+def _fetch(model: str, revision: str | None, token: str | bool | None, files: list[str]) -> Path:
+    """The folder in the hub's cache, with those of these files (patterns of names) that the hub has."""
     if not _HUB_ID.fullmatch(model):
         raise CheckpointError(f"{model}: no such folder; give a model folder or a hub id such as owner/name")
     try:
-        return Path(snapshot_download(model, revision=revision, token=token, allow_patterns=WANTED_FILES))
+        return Path(snapshot_download(model, revision=revision, token=token, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         if isinstance(error, GatedRepoError):
             advice = f"accept its licence at https://huggingface.co/{model}, then log in (hf auth login) or pass a token"
@@ -136,26 +169,33 @@ def _fetch(model: str, revision: str | None, token: str | bool | None) -> Path:
         else:
             advice = "check the name and the network; without one (HF_HUB_OFFLINE), only models fetched before can be used"
         raise CheckpointError(
-            f"{model}: no folder of this name here, and the hub gave none ({type(error).__name__}: {first_line(error)}); {advice}"
+            f"{model}: no folder of this name here, and the hub gave none ({first_line(error)}); {advice}"
         ) from error
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """What config.json says, if it is of a kind that we know."""
+def _settings(path: Path, name: str) -> dict[str, Any]:
+    """What config.json says, if it is of a kind that we know. Errors call the folder by its name."""
     file = path / "config.json"
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no config.json in it; give the folder that holds config.json and model.safetensors"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: is not readable JSON ({error}); get the folder anew") from error
+    if not file.exists():
+        _refuse_adapter(path, name)
+        raise CheckpointError(f"{name}: no config.json in it; give the folder that holds config.json and {WHOLE}")
+    settings = read_json(file)
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     known = [*(config.model_type for config in CONFIGS.values()), MODEL_TYPE]
     if kind not in known:
-        raise CheckpointError(f"{file}: model_type is {kind!r}; expected one of {', '.join(known)}")
+        raise CheckpointError(f"{name}/config.json: model_type is {kind!r}; expected one of {', '.join(known)}")
     return settings
+
+
+def _refuse_adapter(path: Path, name: str) -> None:
+    """Raises CheckpointError, naming the base model, for a folder that peft saved an adapter in."""
+    if (path / ADAPTER).is_file():
+        settings = read_json(path / ADAPTER)
+        base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+        whose = f" of {base!r}" if base else ""
+        raise CheckpointError(
+            f"{name}: an adapter{whose}; merge it into its base model (merge_and_unload of peft), save that, and give its folder"
+        )
 
 
 def _check_weights(path: Path) -> None:
@@ -165,19 +205,24 @@ def _check_weights(path: Path) -> None:
             with safe_open(file, framework="numpy"):
                 pass
         except FileNotFoundError:
+            _refuse_adapter(path, str(path))
             raise CheckpointError(f"{file}: missing; get the folder anew") from None
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: broken or cut short ({error}); get the folder anew") from error
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a folder, which need not exist. Raises CheckpointError for pickled weights or a broken index."""
+    """The safetensors files of a folder, which need not exist.
+
+    Raises CheckpointError for pickled weights, a broken index, or an index beside weights in one file.
+    """
+    check_one_set(path)
     index = path / INDEX
     if not index.is_file():
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
-        if pickled and not (path / "model.safetensors").is_file():
+        if pickled and not (path / WHOLE).is_file():
             raise CheckpointError(f"{path}: weights only as {pickled[0]}; only safetensors are read, save the model as safetensors")
-        return [path / "model.safetensors"]
+        return [path / WHOLE]
     try:
         shards = set(read_json(index)["weight_map"].values())
     except (KeyError, TypeError, AttributeError) as error:
@@ -196,6 +241,6 @@ def read_json(file: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, on one line."""
-    text = " ".join(str(error).split())
+    """An error's class and the beginning of its message, on one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else f"{text[:160]}..."

@@ -34,8 +34,10 @@ def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -
     if folder.layout != "published":
         return MiniMonkeyForConditionalGeneration.from_pretrained(folder.path, config=config, local_files_only=True, **settings)
     check_files(folder, config)
+    config.name_or_path = str(folder.path)  # what errors call it
     with folder.tensors() as tensors:
         network = MiniMonkeyForConditionalGeneration.from_pretrained(None, config=config, state_dict=dict(tensors), **settings)
+    network.name_or_path = network.config.name_or_path = config.name_or_path
     network.generation_config = generation_settings(folder)
     return network.eval()
 
@@ -69,9 +71,7 @@ def check_files(folder: ModelFolder, config: InternVLConfig) -> None:
         with torch.device("meta"):
             network = InternVLForConditionalGeneration(config)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{folder.path / 'config.json'}: no network can be made of it ({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{folder.path / 'config.json'}: no network can be made of it ({first_line(error)})") from error
     rules = folder.published.rules if folder.layout == "published" else ()
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from minimonkey.errors import CheckpointError
+from minimonkey.models.strict_loading import INDEX, WHOLE
 
 SHARD_BYTES = 5 * 10**9
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def write_shards(tensors: Mapping[str, LazyTensor], folder: Path, *, shard_bytes
         total += values.nbytes
     write()
     if len(shards) == 1:
-        shards[0][0].rename(folder / "model.safetensors")
+        shards[0][0].rename(folder / WHOLE)
         return
     weight_map: dict[str, str] = {}
     for number, (file, names) in enumerate(shards, start=1):

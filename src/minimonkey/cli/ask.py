@@ -22,6 +22,7 @@ from minimonkey.cli.options import (
     PyramidOption,
     QuantizeOption,
     SystemOption,
+    check_outputs,
     pyramid_changes,
     read_picture,
     save_picture,
@@ -88,9 +89,10 @@ def ask(
       minimonkey ask --compression scm:0.5 --draw-kept kept.png receipt.png "What is the total?"
     """
     sources, question = sources_and_question(words)
-    for option, path in (("--draw", draw), ("--draw-kept", draw_kept)):
-        if path is not None:
-            check_drawing(option, path, sources)
+    drawings = {option: path for option, path in (("--draw", draw), ("--draw-kept", draw_kept)) if path is not None}
+    for option, path in drawings.items():
+        check_drawing(option, path, sources)
+    check_outputs(drawings, sources)
     selection = compression_spec(compression, draw_kept)
     changes = pyramid_changes(pyramid, plain)
     if frames is None:

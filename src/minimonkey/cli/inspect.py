@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minimonkey.cli.options import PlainOption, PyramidOption, pyramid_changes, read_picture, save_picture
+from minimonkey.cli.options import PlainOption, PyramidOption, check_outputs, pyramid_changes, read_picture, save_picture
 from minimonkey.evaluation.flops import SHAPES, Shape, readable_flops
 from minimonkey.pyramid import Pyramid, PyramidSpec, Size
 
@@ -42,14 +42,15 @@ def inspect(
       minimonkey inspect page.png --model internvl2-2b --pyramid 12-24/3-5 --tiles tiles.png
     """
     changes = pyramid_changes(pyramid, plain)
+    drawing = out or Path(f"{'stdin' if picture == '-' else Path(picture).stem}.pyramid.png")
+    check_outputs({"--out": drawing} | ({} if tiles is None else {"--tiles": tiles}), [picture])
     from minimonkey import visualize
 
     source = read_picture(picture)
     spec, shape = model_sizes(model, changes)
     planned = spec.plan(Size(source.height, source.width))
     print(report(planned, shape))
-    stem = "stdin" if picture == "-" else Path(picture).stem
-    save_picture(visualize.draw_pyramid(source, planned), out or Path(f"{stem}.pyramid.png"))
+    save_picture(visualize.draw_pyramid(source, planned), drawing)
     if tiles is not None:
         save_picture(visualize.contact_sheet(source, planned), tiles)
 

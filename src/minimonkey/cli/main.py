@@ -1,6 +1,7 @@
 """`minimonkey COMMAND ...`: the list of commands, and what becomes of errors. Knows nothing of models or pictures.
 
-Exit codes: 0 success, 2 bad usage or input (one line on standard error), 130 interrupted, 1 anything else.
+Exit codes: 0 success, 2 bad usage or input (one line on standard error), 130 interrupted, 1 anything else, a standard output that
+can't be written among it (one line, too).
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import importlib.metadata
 import logging
 import sys
 import warnings
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from minimonkey.cli import ask, bench, chat, convert, data, doctor, inspect, train
+from minimonkey.cli.streams import standard_streams
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
 WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
@@ -64,12 +68,14 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code. `arguments` stand for sys.argv[1:]."""
-    for chatty in ("torchao", "torch.utils._pytree"):  # what torchao, where installed, has to say about GPUs that aren't there
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    with standard_streams(), _errors_alone("torchao", "torch.utils._pytree"), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> NoReturn:
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            raise SystemExit(app(args=arguments, prog_name="minimonkey", standalone_mode=False))
+        raise SystemExit(app(args=arguments, prog_name="minimonkey", standalone_mode=False))
     except WRONG_WORDS as error:
         _leave_with_help(error)
     except MiniMonkeyError as error:
@@ -80,12 +86,25 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(MissingExtraError(error.name, EXTRA_OF_MODULE[error.name], "this command"))
 
 
+@contextmanager
+def _errors_alone(*loggers: str) -> Iterator[None]:
+    """Only errors of these: torchao, where it is installed, has much to say about GPUs that aren't there."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    try:
+        for name in loggers:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line on standard error, without the place in our code."""
     print("minimonkey:", " ".join(str(message).split()), file=sys.stderr)
 
 
-def _leave_with_help(error: Any) -> None:
+def _leave_with_help(error: Any) -> NoReturn:
     """One line that names the page to read, or that page itself where no words were given at all."""
     message, page = error.format_message(), error.ctx.command_path
     if error.ctx.get_help() == message:
@@ -94,7 +113,7 @@ def _leave_with_help(error: Any) -> None:
     _leave(UsageError(f"{message.rstrip('.')}; {page} --help shows what it takes"))
 
 
-def _leave(error: MiniMonkeyError) -> None:
+def _leave(error: MiniMonkeyError) -> NoReturn:
     """One line on standard error, whatever the message holds, and exit code 2."""
     print("minimonkey:", " ".join(str(error).split()), file=sys.stderr)
     raise SystemExit(2)

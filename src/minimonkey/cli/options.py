@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -64,6 +67,40 @@ def read_picture(source: str) -> Image:
     for note in picture.info["notes"]:
         print(f"minimonkey: {note}", file=sys.stderr)
     return picture
+
+
+def check_outputs(outputs: dict[str, Path], sources: Iterable[str]) -> None:
+    """Make sure that pictures to be written replace neither what is read nor each other, by whichever name or link.
+
+    Args:
+        outputs: the file of each option that writes one.
+        sources: pictures, videos and folders that are read; `-` is standard input.
+
+    Raises:
+        UsageError: before anything is written.
+    """
+    read = {_identity(file) for source in sources for file in _files(source)}
+    for option, path in outputs.items():
+        if path.exists() and _identity(path) in read:
+            raise UsageError(f"{option} {path} would replace a picture that is read: name another file")
+    for (first, path), (second, other) in itertools.combinations(outputs.items(), 2):
+        if _identity(path) == _identity(other):
+            raise UsageError(f"{first} {path} and {second} {other} are one file: name two")
+
+
+def _files(source: str) -> list[int | Path]:
+    """What is read of a source: a file, those of a folder, or standard input by its number."""
+    path = Path(source)
+    return [0] if source == "-" else [*path.iterdir()] if path.is_dir() else [path]
+
+
+def _identity(file: int | Path) -> tuple[int, int] | str:
+    """What the system knows a file by, through all links; of one that isn't there yet, where it would be."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return os.path.realpath(str(file))
+    return found.st_dev, found.st_ino
 
 
 def save_picture(picture: Image, path: Path, say_on: TextIO | None = None) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import InternVLForConditionalGeneration, PretrainedConfig
 
 from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.models.strict_loading import check_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZERS = {"int8": "torchao", "int4": "bitsandbytes"}
@@ -81,13 +82,7 @@ def _odd_layers(config: PretrainedConfig) -> list[str]:
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place).item()  # "meta" has no values
-    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: a torch built without CUDA
-        reason = str(error).strip().splitlines()[0][:120]
-        raise UsageError(f"device={str(device)!r} is not there ({reason}); leave it out for the best there is") from error
-    return place
+    return check_device(device, f"device={str(device)!r}", "leave it out for the best there is")
 
 
 def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
@@ -100,8 +95,12 @@ def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
 
 
 def _require(package: str, extra: str, purpose: str) -> None:
-    logging.getLogger(package).setLevel(logging.ERROR)  # torchao tells of each GPU library that it doesn't find
+    logger = logging.getLogger(package)
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # while it is imported, torchao tells of each GPU library that it doesn't find
     try:
         __import__(package)
     except ImportError as error:
         raise MissingExtraError(package, extra, purpose) from error
+    finally:
+        logger.setLevel(level)

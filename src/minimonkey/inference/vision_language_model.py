@@ -5,6 +5,7 @@ What the model gets comes from the processor, what it says from `model.generate`
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
@@ -12,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from PIL.Image import Image
@@ -31,7 +32,7 @@ from minimonkey.inference.open_picture import OpenPicture
 from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.memory import enough_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.models.strict_loading import SMALLER
+from minimonkey.models.strict_loading import SMALLER, check_settings
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -92,6 +93,7 @@ def load(
     if engine not in (None, "openvino"):
         raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
     where = Placement.choose(device, dtype, device_map, quantize)
+    check_settings(attn_implementation=attn_implementation, device_map=device_map)  # now, not after a download
     folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
     config = folder.config("native")
     processor = load_processor(folder, config)
@@ -148,6 +150,20 @@ class VisionLanguageModel:
     def __repr__(self) -> str:
         pyramid = self.processor.image_processor.spec.describe()
         return f"VisionLanguageModel({self.model.dtype} on {self.model.device}, {pyramid})"
+
+    def __reduce__(self) -> NoReturn:
+        """Raises UsageError: transformers hangs functions on modules that can't be pickled. `copy` and `copy.deepcopy` work."""
+        raise UsageError("a loaded model can't be pickled: send the name of its folder to other processes, and load() it in each")
+
+    def __copy__(self) -> VisionLanguageModel:
+        twin = object.__new__(type(self))
+        twin.__dict__ |= self.__dict__
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageModel:
+        memo[id(self)] = twin = copy.copy(self)
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def ask(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +109,30 @@ class MiniMonkeyProcessor(ProcessorMixin):
     def plain_text(self, text: str) -> str:
         """The same text with every special string in it broken, so that it is encoded as what it looks like.
 
-        Raises PromptError for a lone surrogate (which Python makes of bytes that it can't decode): no tokenizer takes one.
+        Args:
+            text: what a user or a model said.
+
+        Returns:
+            The text with `BREAK` behind the first character of each special string, those of tokens that were added to the
+            tokenizer since the processor was made among them.
+
+        Raises:
+            PromptError: a lone surrogate (which Python makes of bytes that it can't decode): no tokenizer takes one.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f"{text[error.start]!r} in the text is no character: expected Unicode text, such as UTF-8") from error
-        return self._special_strings.sub(rf"\g<0>{BREAK}", text)
+        return self._special_strings().sub(rf"\g<0>{BREAK}", text)
 
     def _with_pictures(self, text: str) -> str:
         return self.image_token.join(map(self.plain_text, text.split(IMAGE_MARK)))
 
-    @cached_property
     def _special_strings(self) -> re.Pattern:
         """The first character of each special string, overlapping ones included."""
-        strings = {IMAGE_MARK, *self.tokenizer.get_added_vocab()} - set(MARKUP)
-        return re.compile("|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in strings if len(s) > 1 and not s.isspace()))
+        _make_breakable(self.tokenizer)  # which may have got tokens since
+        added = self.tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        return _first_characters(frozenset(token.content for token in added))
 
     @cached_property
     def _answer_start(self) -> str:
@@ -210,6 +218,12 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+@lru_cache(maxsize=16)
+def _first_characters(tokens: frozenset[str]) -> re.Pattern:
+    strings = {IMAGE_MARK, *tokens} - set(MARKUP)
+    return re.compile("|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in strings if len(s) > 1 and not s.isspace()))
+
+
 def _unnormalised(token: AddedToken) -> AddedToken:
     sides = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
     return AddedToken(token.content, **sides, special=token.special, normalized=False)
@@ -222,8 +236,8 @@ def _make_breakable(tokenizer) -> None:
     """
     backend = tokenizer.backend_tokenizer
     late = [token for token in backend.get_added_tokens_decoder().values() if token.normalized]
-    # One of the same content takes the other's place, and its id.
-    backend.add_tokens([_unnormalised(token) for token in late])
+    if late:  # one of the same content takes the other's place, and its id
+        backend.add_tokens([_unnormalised(token) for token in late])
     if backend.normalizer is None or BREAK in backend.normalizer.normalize_str(BREAK):
         steps = [normalizers.Replace(BREAK, "")] + ([backend.normalizer] if backend.normalizer else [])
         backend.normalizer = normalizers.Sequence(steps)

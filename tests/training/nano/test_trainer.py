@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+import minimonkey
 from minimonkey.errors import CheckpointError, DataError, ShortOfMemoryError, UsageError
 from minimonkey.synthetic.material import choice
 from minimonkey.synthetic.material.typefaces import catalogue
-from minimonkey.training.nano import batches, run
+from minimonkey.training.nano import batches, run, trainer
 from minimonkey.training.nano.losses import Losses
 from minimonkey.training.nano.run import train
 
@@ -277,6 +279,25 @@ def test_a_stage_starts_from_another(tmp_path):
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["internvl2-qwen2-56", "minimonkey-internlm2-56"])
+def test_a_stage_starts_from_a_published_folder(tmp_path, golden, name):
+    """Its weights become ours one by one, as in `load()`; nothing of transformers' default size is made."""
+    start = [f"start={golden / name}", "mixture=[{kind: line, max_tiles: 30}]", "tiles_per_batch=30"]
+    last = train(recipe(tmp_path, "characters", 1), ["name=published", "optimizer.warmup_steps=1000000", *start])
+    trained, given = (minimonkey.load(folder, device="cpu").model.state_dict() for folder in (last, golden / name))
+    assert trained.keys() == given.keys()
+    for key, tensor in given.items():
+        torch.testing.assert_close(trained[key], tensor, rtol=0, atol=1e-4)
+
+
+def test_accelerate_chooses_the_device(tmp_path, monkeypatch):
+    """An Apple or Intel GPU as well as one of CUDA."""
+    asked = []
+    monkeypatch.setattr(trainer, "Accelerator", lambda **settings: asked.append(settings) or Accelerator(**settings))
+    train(recipe(tmp_path, "characters", 1))
+    assert asked == [{"mixed_precision": "no"}]
+
+
 def test_a_folder_that_does_not_fit_is_one_line(tmp_path):
     train(recipe(tmp_path, "characters", 1))
     with pytest.raises(CheckpointError, match="checkpoint-00000001: its model has another shape than the recipe's"):
@@ -297,8 +318,6 @@ def test_a_character_head_of_another_version_is_one_line(tmp_path):
 
 
 def test_a_published_model_can_be_asked(tmp_path):
-    import minimonkey
-
     train(recipe(tmp_path), ["publish=out"])
     vlm = minimonkey.load(tmp_path / "out")
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())

@@ -1,17 +1,53 @@
-"""The model's configuration: InternVL's, and which pyramid and token selection it was trained with."""
+"""The model's configuration: InternVL's, and which pyramid it was trained with."""
 
 # No postponed annotations here: `strict` checks the types of fields only where it can see them.
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import InternVLConfig
+
+from minimonkey.errors import CheckpointError
+from minimonkey.models.strict_loading import WHOLE
+
+FORMER_SETTINGS = ("compression",)
+"""Keys that folders of earlier versions have and that nothing ever read; they are left out."""
 
 
 @strict
 class MiniMonkeyConfig(InternVLConfig):
-    """InternVLConfig with two more fields, saved in config.json. How long a prompt may be says its text_config."""
+    """InternVLConfig with one more field, saved in config.json. The longest prompt stands in its text_config."""
 
     model_type = "minimonkey"
 
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
-    compression: dict | None = None
-    """Settings of the token selection that the model was trained with; None for none."""
+
+    @classmethod
+    def get_config_dict(cls, source, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What config.json says, of a folder or hub id; the other files aren't looked at.
+
+        Args:
+            source: the folder or hub id.
+            **kwargs: as in transformers.
+
+        Returns:
+            The settings, and what is left of `kwargs`.
+
+        Raises:
+            CheckpointError: the settings are of another kind of model. transformers would take the default of each that is
+                missing, and so make a network of 11.8 billion parameters of a published folder.
+        """
+        settings, unused = super().get_config_dict(source, **kwargs)
+        if not settings:
+            raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")
+        kind, known = settings.get("model_type"), (cls.model_type, InternVLConfig.model_type)
+        if kind not in known:
+            raise CheckpointError(
+                f"{source}: model_type is {kind!r}, expected {' or '.join(known)}; a published folder (internvl_chat) loads with "
+                "minimonkey.load(), or once `minimonkey convert` has written it anew"
+            )
+        return settings, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        return super().from_dict({name: value for name, value in config_dict.items() if name not in FORMER_SETTINGS}, **kwargs)

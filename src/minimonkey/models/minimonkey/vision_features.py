@@ -14,16 +14,27 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers of as many bytes as a format of pixels."""
+
 
 def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tiles [T, 3, S, S] differ: positions of the distinct ones, int64 [U], and each tile's place among them, int64 [T].
+    """Which tiles differ.
 
-    Tiles of equal sum are compared value by value, so that equal means equal.
+    A checksum finds candidates, which are then compared value by value, so that equal means equal. It is the sum of the values'
+    bits as whole numbers, modulo 2^32: the same in whichever order it is computed, and on devices without float64, such as MPS.
+
+    Args:
+        pixel_values: float [T, 3, S, S], of any number format, on any device.
+
+    Returns:
+        The positions of the distinct tiles, int64 [U], and each tile's place among them, int64 [T].
     """
-    seen: dict[float, list[int]] = {}
+    bits = pixel_values.view(_BITS[pixel_values.element_size()])
+    seen: dict[int, list[int]] = {}
     first: list[int] = []
     index: list[int] = []
-    for tile, checksum in enumerate(pixel_values.flatten(1).sum(1, dtype=torch.float64).tolist()):
+    for tile, checksum in enumerate(bits.flatten(1).sum(1, dtype=torch.int32).tolist()):
         rivals = seen.setdefault(checksum, [])
         place = next((rival for rival in rivals if torch.equal(pixel_values[first[rival]], pixel_values[tile])), None)
         if place is None:

@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from minimonkey.checkpoints.folder import find_folder
+from minimonkey.checkpoints.load import load_network
 from minimonkey.errors import CheckpointError, MiniMonkeyError
-from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.training.nano.batches import Batches
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.losses import Losses
@@ -46,7 +47,7 @@ class Trainer:
         folder: Path,
         evaluate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         self.optimizer = MuonWithAdamW(losses.named_parameters(), config.optimizer, config.steps)
         self.losses = self.accelerator.prepare(losses)
         self.batches, self.config, self.folder, self.evaluate = batches, config, folder, evaluate
@@ -216,7 +217,8 @@ def load_weights(losses: Losses, folder: Path) -> None:
 
     Raises CheckpointError for a broken folder, and for a model of another shape.
     """
-    source = MiniMonkeyForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    found = find_folder(folder)
+    source = load_network(found, found.config("native"), dtype=torch.float32)
     try:
         losses.model.load_state_dict(source.state_dict())
     except RuntimeError as error:
