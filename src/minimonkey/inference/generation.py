@@ -110,7 +110,7 @@ class Call:
                     text=self._text(tokens),
                     token_ids=tokens,
                     mean_logprob=sum(known) / len(known),
-                    boxes=boxes_of(self.processor.decode(tokens), plans[0].source) if plans else [],
+                    boxes=boxes_of(self.processor.decode(tokens), plans[0].source) if len(plans) == 1 else [],
                     prompt_tokens=self.lengths[row],
                     image_tokens=sum(plan.tile_count for plan in plans) * self.processor.image_seq_length,
                     timings=self.timings,
