@@ -164,7 +164,7 @@ class OpenPicture:
         for name in CACHE_SETTINGS:
             if name in generation:
                 raise UsageError(f"{name}={generation[name]!r}: an open picture has a cache of its own; use vlm.ask() for others")
-        call = Call(self._model, self._processor, generation | {"use_cache": True})
+        call = Call(self._model, self._processor, generation | dict.fromkeys(CACHE_SETTINGS) | {"use_cache": True})
         rows = [self._ids(question, history) for question in questions]
         call.plan([len(row) for row in rows], [self.pyramids] * len(rows), max_new_tokens)
         self._shelf.put(self)

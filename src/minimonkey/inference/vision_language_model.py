@@ -19,7 +19,7 @@ from minimonkey.documents import load_picture
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.device import Placement
-from minimonkey.inference.generation import ASK_LESS, Call
+from minimonkey.inference.generation import ASK_LESS, Call, request_rows
 from minimonkey.inference.open_picture import OpenPicture, Shelf
 from minimonkey.inference.openvino import use_openvino
 from minimonkey.memory import enough_memory
@@ -143,7 +143,7 @@ class VisionLanguageModel:
 
     def batch(self, requests: Iterable[tuple[Any, str]], **settings: Any) -> list[Answer]:
         """The answer to each (pictures, question), all at once: the same as one by one, up to rounding. `settings` as in `ask`."""
-        rows = list(requests)
+        rows = request_rows(requests)
         return self._call(rows, **settings).answers() if rows else []
 
     def open(
