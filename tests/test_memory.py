@@ -31,6 +31,7 @@ def test_what_torch_says_here():
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 1 GiB free"),
             ", 2.50 GiB more were needed",
         ),
+        (torch.OutOfMemoryError("the device has nothing left"), ""),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 1.5 GB on private pool."), ", 1.5 GB .*"),
         (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), ""),
         (RuntimeError("[CPU] std::bad_alloc"), ""),

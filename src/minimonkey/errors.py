@@ -26,6 +26,15 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     return f"{what} {name!r}; the nearest is {nearest!r}, all are {', '.join(names)}"
 
 
+def shown(value: object) -> str:
+    """A value as a message has it: on one line, and not too long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # of whole numbers with thousands of digits
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= 99 else f"{text[:60]}...{text[-30:]}"
+
+
 class MiniMonkeyError(Exception):
     """Base of all errors that minimonkey raises on purpose."""
 

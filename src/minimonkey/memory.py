@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ REFUSALS = re.compile(
     "invalid buffer size",
     re.IGNORECASE,
 )
-"""What allocators say in a RuntimeError: those of torch for CUDA, MPS and CPUs, of C++, cuBLAS and OpenVINO."""
+"""What allocators say in a RuntimeError without a class of its own: torch for MPS and CPUs, C++, cuBLAS, OpenVINO."""
 
 
 @contextmanager
@@ -36,6 +37,10 @@ def enough_memory(doing: str, remedies: str) -> Iterator[None]:
 
 
 def _refused(error: Exception) -> bool:
+    """Whether an error is about memory: by its class where there is one, else by what it says."""
+    torch = sys.modules.get("torch")  # this module doesn't load it
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or REFUSALS.search(str(error)) is not None
+    return REFUSALS.search(str(error)) is not None

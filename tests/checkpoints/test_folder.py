@@ -299,7 +299,7 @@ def wrong_generation(path):
         (break_template, "its chat template can't be used"),
         (patches_of_nothing, "patch_size is"),
         (unknown_pyramid, "config.json: pyramid has no setting 'tiles'"),
-        (wrong_generation, "no model can be made of it"),
+        (wrong_generation, r"generation_config\.json: max_new_tokens='many': expected a whole number, 1 or more"),
     ],
 )
 def test_loading_a_folder_with_a_wrong_setting_is_one_line(saved, damage, message):

@@ -77,11 +77,10 @@ def test_several_pictures_and_none(run, folder, picture):
     assert json.loads(run(*words, "Hello?").out)["tokens"]["image"] == 0
 
 
-def test_the_boxes_are_drawn_on_the_first_picture(run, folder, picture, tmp_path, monkeypatch):
+def test_the_boxes_are_drawn_on_the_picture(run, folder, picture, tmp_path, monkeypatch):
     monkeypatch.setattr("minimonkey.inference.generation.boxes_of", lambda text, source: [Box(10, 10, source.width // 2, 40)])
-    Image.new("RGB", (30, 30)).save(tmp_path / "other.png")
     out = tmp_path / "out.png"
-    words = ("ask", "-m", folder, "--max-new-tokens", "2", picture, str(tmp_path / "other.png"), "What?", "--draw", str(out))
+    words = ("ask", "-m", folder, "--max-new-tokens", "2", picture, "What?", "--draw", str(out))
     result = run(*words, "--quiet")
     assert (result.code, result.err) == (0, f"wrote {out}\n")
     with Image.open(picture) as given, Image.open(out) as drawn:
@@ -122,6 +121,20 @@ def test_two_drawings_have_two_names(run, picture, tmp_path):
     out = tmp_path / "out.png"
     result = run("ask", picture, "What?", "--draw", str(out), "--draw-kept", str(out), "--compression", "uniform")
     assert (result.code, result.err) == (2, f"minimonkey: --draw {out} and --draw-kept {out} are one file: name two\n")
+
+
+def test_boxes_of_several_pictures_are_not_drawn(run, folder, picture, tmp_path):
+    out = tmp_path / "out.png"
+    result = run("ask", "-m", folder, picture, picture, "What?", "--draw", str(out))
+    told = "minimonkey: --draw takes one picture: about several, an answer doesn't tell which one a box is of; name one\n"
+    assert (result.code, result.out, result.err) == (2, "", told)
+    Image.new("RGB", (30, 30)).save(tmp_path / "1.png")
+    Image.new("RGB", (30, 30)).save(tmp_path / "2.png")
+    words = ("--frames", "2", str(tmp_path), "What?", "--draw", str(out))
+    result = run("ask", "-m", folder, "--max-new-tokens", "2", "-q", *words)
+    told = f"minimonkey: the answer doesn't tell which of several pictures a box is of, {out} is not written\n"
+    assert (result.code, result.err) == (0, told)
+    assert not out.exists()
 
 
 def test_an_answer_without_boxes_is_not_drawn(run, folder, picture, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from minimonkey.documents import frame_indices, frames_prompt, load_frames, load_picture
+from minimonkey.documents import frame_indices, frames_prompt, load_frames, load_picture, video
 from minimonkey.documents.video import VIDEO_FORMATS
 from minimonkey.errors import MissingExtraError, PictureError, UsageError
 
@@ -436,11 +436,15 @@ def test_sources_without_frames(tmp_path):
 
 
 class FakeVideo:
-    """What PyAV gives of a video whose frames are grey, each a step lighter; `decoded` of its `packets` can be decoded."""
+    """What PyAV gives of a video whose frames are grey, each a step lighter; `decoded` of its `packets` can be decoded, one frame,
+    `grows_at`, has twice the height."""
 
-    def __init__(self, packets: int, decoded: int | None = None, rotation: int = 0, size: tuple[int, int] = (6, 4)) -> None:
+    def __init__(
+        self, packets: int, decoded: int | None = None, rotation: int = 0, size: tuple[int, int] = (6, 4), grows_at: int = -1
+    ) -> None:
         self.packets, self.decoded = packets, packets if decoded is None else decoded
-        self.rotation, self.size, self.reached, self.settings = rotation, size, 0, {}
+        self.rotation, self.size, self.grows_at, self.settings = rotation, size, grows_at, {}
+        self.reached = self.counted = 0
         codec = types.SimpleNamespace(width=size[0], height=size[1])
         self.streams = types.SimpleNamespace(video=[types.SimpleNamespace(codec_context=codec)])
 
@@ -457,14 +461,16 @@ class FakeVideo:
         return None
 
     def demux(self, stream):
-        return [types.SimpleNamespace(size=9)] * self.packets + [types.SimpleNamespace(size=0)]  # the last one ends the stream
+        for size in [9] * self.packets + [0]:  # the last one ends the stream
+            self.counted += 1
+            yield types.SimpleNamespace(size=size)
 
     def decode(self, stream):
         for index in range(self.decoded):
             self.reached = index
-            picture = grey(index, self.size)
-            picture.putpixel((0, self.size[1] - 1), RED)
-            width, height = self.size
+            width, height = self.size[0], self.size[1] * (2 if index == self.grows_at else 1)
+            picture = grey(index, (width, height))
+            picture.putpixel((0, height - 1), RED)
             yield types.SimpleNamespace(width=width, height=height, rotation=self.rotation, to_image=lambda p=picture: p)
 
 
@@ -528,6 +534,79 @@ def test_videos_that_cannot_be_read(film, settings, message):
         load_frames(film(**settings)[0])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def refused(source, **settings) -> str:
+    with pytest.raises(PictureError) as caught:
+        load_frames(source, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_pixels_of_all_frames_are_limited(tmp_path, monkeypatch):
+    """Ten frames of 24 px; the one that is too many isn't decoded."""
+    for number in range(10):
+        grey(number).save(tmp_path / f"{number}.png")
+    assert len(load_frames(tmp_path, most=3, max_total_pixels=72)) == 3
+    assert len(load_frames(tmp_path, max_total_pixels=240)) == 10
+    decoded, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self) or load(self))
+    line = f"{tmp_path}: its frames have more than 7.1e-05 million px together (max_total_pixels=71); show fewer frames, make"
+    assert refused(tmp_path, most=3, max_total_pixels=71).startswith(line)
+    assert len(set(map(id, decoded))) == 2
+    assert "0.png has 6x4 px" in refused(tmp_path, max_pixels=23) and "max_pixels=23" in refused(tmp_path, max_pixels=23)
+
+
+def test_the_pixels_of_all_frames_of_a_video_are_limited(film):
+    path, watched = film(packets=50)
+    assert len(load_frames(path, most=8, max_total_pixels=8 * 24)) == 8
+    assert "more than 0.000191 million px together (max_total_pixels=191)" in refused(path, most=8, max_total_pixels=191)
+    assert watched.reached == 46
+    assert "(max_total_pixels=23)" in refused(path, most=8, max_total_pixels=23)
+    assert watched.reached == 3, "it ends with the first frame that is too many"
+
+
+def test_a_frame_that_grows_is_refused_though_it_is_not_shown(film):
+    path, watched = film(packets=50, grows_at=5)
+    assert "clip.mp4 has 6x8 px" in refused(path, most=8, max_pixels=24)
+    assert watched.reached == 5
+    assert len(load_frames(path, most=8, max_pixels=48)) == 8
+
+
+def test_the_bytes_of_a_video_are_limited(film):
+    path, watched = film(packets=2)
+    assert len(load_frames(path, max_bytes=5)) == 2
+    watched.counted = 0
+    assert refused(path, max_bytes=4).endswith(
+        "clip.mp4 has 0 MiB: the limit is 3.8147e-06 MiB (max_bytes=4); cut the video, or raise the limit for a file that you trust"
+    )
+    assert watched.counted == 0
+
+
+def test_the_frames_of_a_video_are_limited(film):
+    path, watched = film(packets=50)
+    assert len(load_frames(path, most=8, max_frames=50)) == 8
+    watched.counted = watched.reached = 0
+    assert "clip.mp4 has more than 30 frames (max_frames=30); cut the video, or raise" in refused(path, max_frames=30)
+    assert (watched.counted, watched.reached) == (31, 0), "neither counted to the end nor decoded"
+
+
+@pytest.mark.parametrize(("seconds", "counted", "reached"), [(20.5, 21, 0), (60.5, 51, 9)], ids=["counting", "decoding"])
+def test_the_time_for_a_video_is_limited(film, monkeypatch, seconds, counted, reached):
+    path, watched = film(packets=50)
+    clock = iter(range(1000))  # each look at it takes a second
+    monkeypatch.setattr(video, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    line = refused(path, most=8, max_seconds=seconds)
+    assert f"clip.mp4 takes more than {seconds} s to read (max_seconds={seconds}); cut the video, show fewer frames" in line
+    assert (watched.counted, watched.reached) == (counted, reached)
+
+
+def test_the_time_for_a_folder_is_limited(tmp_path, monkeypatch):
+    for number in range(9):
+        grey(number).save(tmp_path / f"{number}.png")
+    clock = iter(range(100))
+    monkeypatch.setattr(video, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    assert "takes more than 3 s to read (max_seconds=3)" in refused(tmp_path, max_seconds=3)
 
 
 def test_sound_alone_is_no_video(film):

@@ -1,8 +1,11 @@
 """One run of the model: what it writes, as a whole and in pieces."""
 
+import numpy as np
 import pytest
 
 from minimonkey.inference import VisionLanguageModel
+from minimonkey.inference.answer import boxes_of
+from minimonkey.pyramid import Box, Size
 
 
 def choosing(vlm, tokens: list[str]) -> None:
@@ -40,3 +43,14 @@ def test_pieces_are_the_whole(tiny_model, tiny_processor, tokens, text):
     vlm = VisionLanguageModel(tiny_model(), tiny_processor())
     choosing(vlm, tokens)
     assert vlm.ask([], "?").text == text
+
+
+def test_boxes_are_those_of_one_picture(tiny_model, tiny_processor):
+    """Nothing in the text tells which of several pictures a box is of."""
+    tokens = ["<box>", *"[[500,0,1000,1000]]", "</box>"]
+    for pictures, boxes in ((1, [Box(20, 0, 40, 30)]), (2, []), (0, [])):
+        vlm = VisionLanguageModel(tiny_model(), tiny_processor())
+        choosing(vlm, tokens)
+        answer = vlm.ask([np.zeros((30, 40, 3), np.uint8)] * pictures, "Where?")
+        assert (answer.boxes, len(answer.pyramids)) == (boxes, pictures)
+        assert boxes_of(vlm.processor.decode(answer.token_ids), Size(30, 40)) == [Box(20, 0, 40, 30)]

@@ -421,6 +421,41 @@ def test_text_too_long_is_no_matter_of_the_pyramid(tiny_model, tiny_processor, n
         vlm.ask([], "x" * 200)
 
 
+def test_a_conversation_goes_on_from_answers_and_from_messages(vlm):
+    first = vlm.ask(WIDE, "What?", max_new_tokens=6)
+    told = vlm.ask(WIDE, "And?", history=[("<image>\nWhat?", first.text)], max_new_tokens=6)
+    messages = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": first.text}]
+    for history in ([("<image>\nWhat?", first)], messages):
+        again = vlm.ask(WIDE, "And?", history=history, max_new_tokens=6)
+        assert (again.token_ids, again.prompt_tokens) == (told.token_ids, told.prompt_tokens)
+        (row,) = vlm.batch([(WIDE, "And?")], history=history, max_new_tokens=6)
+        assert row.token_ids == told.token_ids
+        with vlm.open(WIDE) as page:
+            assert page.ask("And?", history=history, max_new_tokens=6).token_ids == told.token_ids
+
+
+@pytest.mark.parametrize("question", [None, b"?", 5, ["?"]])
+def test_a_question_that_is_no_text(vlm, no_encoding, question):
+    for ask in (vlm.ask, vlm.stream, lambda pictures, asked: vlm.batch([(pictures, asked)])):
+        with pytest.raises(PromptError, match="^the question is .*: expected text"):
+            ask(WIDE, question)
+
+
+@pytest.mark.parametrize("requests", [None, 5, [None], ["ab"], [("a",)], [("a", "b", "c")], [{"a": 1, "b": 2}], "ab"])
+def test_a_batch_of_other_than_pairs(vlm, no_encoding, requests):
+    with pytest.raises(
+        UsageError, match=r"^(requests are|a row of the batch is) .*: expected pairs \(pictures, question\)"
+    ) as caught:
+        vlm.batch(requests)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_a_batch_may_be_a_list(vlm):
+    (answer,) = vlm.batch(iter([[WIDE, "What?"]]), max_new_tokens=np.int64(3))
+    assert answer.token_ids == vlm.ask(WIDE, "What?", max_new_tokens=3).token_ids
+    assert vlm.batch([]) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -432,6 +467,8 @@ def test_text_too_long_is_no_matter_of_the_pyramid(tiny_model, tiny_processor, n
         ({"token_healing": True}, UsageError, "gives one answer, token by token"),
         ({"max_new_tokens": 0}, UsageError, "max_new_tokens=0: expected a whole number, 1 or more"),
         ({"max_new_tokens": "5"}, UsageError, "max_new_tokens='5': expected a whole number"),
+        ({"max_new_tokens": True}, UsageError, "max_new_tokens=True: expected a whole number"),
+        ({"max_new_tokens": 5.0}, UsageError, "max_new_tokens=5.0: expected a whole number"),
         (
             {"compression": "scm:0.5"},
             UsageError,

@@ -322,10 +322,38 @@ def test_text_that_is_no_unicode_is_one_line(processor):
             processor.prompt(**said)
 
 
-@pytest.mark.parametrize("history", [("a", "b"), ["ab"], [("a",)], [("a", "b", "c")]])
-def test_a_history_is_of_pairs(processor, history):
-    with pytest.raises(PromptError, match=r"expected a list of pairs \(question, answer\)"):
-        processor.prompt("?", history=history)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"question": None}, "^the question is None: expected text"),
+        ({"question": b"?"}, "^the question is b'.': expected text"),
+        ({"question": "?", "system": 5}, "^the system message is 5: expected text"),
+        ({"question": "?", "history": ["ab"]}, r"^history has 'ab': expected a list of pairs"),
+        ({"question": "?", "history": [("a", None)]}, "^an answer of the history is None"),
+    ],
+)
+def test_what_is_no_text(processor, words, message):
+    with pytest.raises(PromptError, match=message):
+        processor.prompt(**words)
+    with pytest.raises(PromptError, match=message):
+        processor.encode_chat(**words)
+    for encode in (processor.plain_text, processor.encode_answer):
+        with pytest.raises(PromptError, match="^the text is None: expected text"):
+            encode(None)
+
+
+def test_messages_are_the_turns_that_they_tell(processor):
+    pairs = processor.prompt("And?", pictures=2, system="Be brief.", history=[("One: <image>", FORGED), (FORGED[:-7], "no")])
+    told = [
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": "One: <image>"},
+        {"role": "assistant", "content": FORGED},
+        {"role": "user", "content": FORGED[:-7]},
+        {"role": "assistant", "content": "no"},
+    ]
+    assert processor.prompt("And?", pictures=2, history=told) == pairs
+    assert processor.prompt("And?", pictures=2, system="Be brief.", history=told[1:]) == pairs
+    assert "role" not in pairs and "content" not in pairs
 
 
 def test_marks_in_answers_and_the_system_message_place_no_picture(processor):

@@ -17,6 +17,7 @@ from minimonkey.checkpoints.published import STOP, chat_template
 from minimonkey.checkpoints.rules import DROPPED, Rule, disk_name, to_published
 from minimonkey.checkpoints.tensors import LazyTensor, opened
 from minimonkey.errors import CheckpointError, PyramidError
+from minimonkey.models.generation_settings import RULES, checked
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.models.registration import register
 from minimonkey.models.strict_loading import check_fit
@@ -24,30 +25,56 @@ from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec
 
+GENERATION = "generation_config.json"
+
 
 def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -> MiniMonkeyForConditionalGeneration:
     """The network of a folder of any layout, in evaluation mode; `settings` are those of `from_pretrained` (dtype, device_map ...).
 
     Of a published folder each tensor is read when its turn comes, so that no second copy of the weights is ever in memory.
-    Raises CheckpointError naming the tensors that are missing, not expected or misshapen, by their names in the folder.
+    Raises CheckpointError naming the tensors that are missing, not expected or misshapen, by their names in the folder, or a wrong
+    setting of generation_config.json. Warns of a `max_length` there, which isn't used.
     """
+    generation = generation_settings(folder)  # before the weights, which take their time
     if folder.layout != "published":
-        return MiniMonkeyForConditionalGeneration.from_pretrained(folder.path, config=config, local_files_only=True, **settings)
-    check_files(folder, config)
-    config.name_or_path = str(folder.path)  # what errors call it
-    with folder.tensors() as tensors:
-        network = MiniMonkeyForConditionalGeneration.from_pretrained(None, config=config, state_dict=dict(tensors), **settings)
-    network.name_or_path = network.config.name_or_path = config.name_or_path
-    network.generation_config = generation_settings(folder)
+        network = MiniMonkeyForConditionalGeneration.from_pretrained(folder.path, config=config, local_files_only=True, **settings)
+        if (folder.path / GENERATION).is_file():
+            network.generation_config = generation
+    else:
+        check_files(folder, config)
+        config.name_or_path = str(folder.path)  # what errors call it
+        with folder.tensors() as tensors:
+            network = MiniMonkeyForConditionalGeneration.from_pretrained(None, config=config, state_dict=dict(tensors), **settings)
+        network.name_or_path = network.config.name_or_path = config.name_or_path
+        network.generation_config = generation
+    if generation.max_length is not None:
+        warnings.warn(
+            f"{folder.path / GENERATION}: max_length={generation.max_length} isn't used, as it counts the tokens of prompts, too; "
+            "max_new_tokens says how long answers may be",
+            stacklevel=3,
+        )
+        generation.max_length = None
     return network.eval()
 
 
 def generation_settings(folder: ModelFolder) -> GenerationConfig:
-    """A folder's generation_config.json; of a published one with the one token that ends an answer in its template, as the
-    published `chat` has it, which doesn't read the file. Raises CheckpointError for a wrong setting."""
-    file = folder.path / "generation_config.json"
+    """What a folder's generation_config.json says; of a published one with the one token that ends an answer in its template, as
+    the published `chat` has it, which doesn't read the file.
+
+    A padding token beyond the vocabulary is none. `max_length` stays as it is.
+
+    Raises:
+        CheckpointError: a wrong setting: one that transformers refuses, or that would fail once a question is asked.
+    """
+    file = folder.path / GENERATION
+    settings = read_json(file) if file.is_file() else {}
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file}: expected a JSON object of settings")
+    vocabulary = folder.config("native").text_config.vocab_size
+    if not RULES["pad_token_id"].accepts(settings.get("pad_token_id"), vocabulary):
+        settings["pad_token_id"] = None
     try:
-        found = GenerationConfig.from_dict(read_json(file)) if file.is_file() else GenerationConfig()
+        found = GenerationConfig.from_dict(checked(settings, vocabulary, sampling=False))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: {first_line(error)}") from error
     if folder.layout != "published":

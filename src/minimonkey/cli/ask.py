@@ -57,7 +57,7 @@ def ask(
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option("--draw", metavar="FILE", help="Write the first picture with the boxes of the answer, if it has any."),
+        typer.Option("--draw", metavar="FILE", help="Write the one picture with the boxes of the answer, if it has any."),
     ] = None,
     compression: CompressionOption = None,
     draw_kept: Annotated[
@@ -170,6 +170,8 @@ def check_drawing(option: str, path: Path, sources: list[str]) -> None:
 
     if not sources:
         raise UsageError(f"{option} draws on the first picture, and there is none: name one before the question")
+    if option == "--draw" and len(sources) > 1:
+        raise UsageError("--draw takes one picture: about several, an answer doesn't tell which one a box is of; name one")
     if path.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"can't write {path}: its name should end as those of pictures do, try {path.stem or 'boxes'}.png")
     if not path.parent.is_dir():
@@ -182,7 +184,8 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
     from minimonkey.visualize import draw_boxes
 
     if not answer.boxes:
-        print(f"minimonkey: the answer has no boxes, {path} is not written", file=sys.stderr)
+        why = "has no boxes" if len(answer.pyramids) == 1 else "doesn't tell which of several pictures a box is of"
+        print(f"minimonkey: the answer {why}, {path} is not written", file=sys.stderr)
         return
     labels = labels_of(vlm.processor.decode(answer.token_ids))
     save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's

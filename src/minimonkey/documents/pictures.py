@@ -12,17 +12,15 @@ import io
 import os
 import re
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from minimonkey.documents.pillow import strict_pillow
 from minimonkey.errors import PictureError
 
 MAX_PIXELS = 200_000_000
@@ -36,8 +34,6 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Ru
 
 PictureSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
 
-_pillow_settings = threading.Lock()
-
 
 def load_picture(
     source: PictureSource,
@@ -46,26 +42,43 @@ def load_picture(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> Image.Image:
-    """The picture as a new PIL image in mode RGB; `info["notes"]` is a list of remarks for the user (str), mostly empty.
-
-    `source`: a path, the bytes of a file, a binary file object, a PIL image, or a numpy array [height, width] or [height, width,
-    channels] with 1, 3 or 4 channels: uint8, uint16, bool, or float from 0 to 1.
+    """A picture of any source, upright and in mode RGB. Any number of threads may read pictures at once.
 
     EXIF orientation is applied, alpha laid over white, 16-bit and float pixels are scaled to 8 bits, CMYK is converted; of an
-    animation or a file of several pages the first picture is taken, with a note. `as_published=True` does no more than the
-    published code, `Image.open(source).convert("RGB")`; limits hold all the same.
+    animation or a file of several pages the first picture is taken, with a note.
 
-    Raises PictureError, one line, for all that can't be read whole: missing, unreadable, empty, truncated, no picture, over limits.
+    Args:
+        source: a path, the bytes of a file, a binary file object, a PIL image, or a numpy array [height, width] or [height, width,
+            channels] with 1, 3 or 4 channels: uint8, uint16, bool, or float from 0 to 1.
+        as_published: do no more than the published code, `Image.open(source).convert("RGB")`; limits hold all the same.
+        max_pixels: the most that width x height may be; checked before pixels are decoded.
+        max_bytes: the most that a file may have.
+
+    Returns:
+        A new PIL image in mode RGB; `info["notes"]` is a list of remarks for the user (str), mostly empty: ours, and what Pillow
+        warns of while it reads this picture.
+
+    Raises:
+        PictureError: one line, for all that can't be read whole: missing, unreadable, empty, truncated, no picture, over limits.
     """
+    return read_picture(source, lambda size, name: check_pixels(size, name, max_pixels), as_published, max_bytes)
+
+
+def read_picture(
+    source: PictureSource, admit: Callable[[tuple[int, int], str], None], as_published: bool = False, max_bytes: int = MAX_BYTES
+) -> Image.Image:
+    """`load_picture` with a limit of its own: `admit` gets (width, height) and the source's name before pixels are decoded, and
+    raises PictureError if they are too many."""
     name = source_name(source)
     given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
+    notes: list[str] = []
     try:
-        with _strict_pillow(name) as notes:
+        with strict_pillow() as warned:
             if isinstance(given, bytes):
                 picture = _open(given, name, notes)
             else:
                 picture = _picture_of_array(given) if isinstance(given, np.ndarray) else given
-            check_pixels(picture.size, name, max_pixels)
+            admit(picture.size, name)
             picture.load()
             rgb = picture.convert("RGB") if as_published else _to_rgb(ImageOps.exif_transpose(picture), name, notes)
     except PictureError:  # a ValueError itself
@@ -73,7 +86,7 @@ def load_picture(
     except BROKEN as error:
         reason = " ".join(str(error).split())
         raise PictureError(f"{name} is damaged or cut short ({reason}); expected a complete picture file") from error
-    rgb.info = {"notes": notes}
+    rgb.info = {"notes": notes + [f"{name}: {warning}" for warning in warned]}
     return rgb
 
 
@@ -148,24 +161,6 @@ def _open(data: bytes, name: str, notes: list[str]) -> Image.Image:
     return picture
 
 
-@contextmanager
-def _strict_pillow(name: str) -> Iterator[list[str]]:
-    """Pillow without its own limit of pixels (ours follows, before decoding), never decoding half a file, its warnings as notes.
-
-    These are settings of the whole process, hence the lock: threads read pictures one after the other.
-    """
-    notes: list[str] = []
-    with _pillow_settings, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        kept = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
-        try:
-            yield notes
-        finally:
-            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = kept
-            notes += [f"{name}: {' '.join(str(warning.message).split())}" for warning in caught]
-
-
 def check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
@@ -226,5 +221,5 @@ def _scaled(pixels: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     white = 1.0 if pixels.dtype.kind == "f" and high <= 1 else 255.0 if pixels.dtype.kind == "f" else 65535.0
     if low < 0 or high > white:
         notes.append(f"{name}: pixel values from {low:g} to {high:g} were stretched to black and white")
-        return np.rint((pixels - low) * 255.0 / (high - low)).astype(np.uint8)
+        return np.rint((pixels.astype(np.float64) - low) * 255.0 / (high - low)).astype(np.uint8)
     return np.rint(pixels * (255.0 / white)).astype(np.uint8)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from minimonkey.compression.spans import Selection
-from minimonkey.errors import PromptError, UsageError
+from minimonkey.errors import PromptError, UsageError, shown
 from minimonkey.inference.answer import Answer, boxes_of, whole_characters
 from minimonkey.inference.backend import TorchBackend
+from minimonkey.inference.settings import call_settings, new_tokens
 from minimonkey.language_model.rotary import longest_sequence
 from minimonkey.memory import enough_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
@@ -27,16 +28,6 @@ from minimonkey.pyramid import Pyramid
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
-ONE_ANSWER: dict[str, int | None] = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "return_dict_in_generate": False,
-    "token_healing": False,
-    "prompt_lookup_num_tokens": None,
-    "assistant_early_exit": None,
-    "use_mtp": False,
-}
-"""Settings of `generate` that would give something else than one answer to the prompt as it is, token by token."""
 ASK_LESS = "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression"
 """What needs less memory for an answer."""
 
@@ -97,9 +88,14 @@ class GenerationRequest:
             PromptError: a prompt leaves too few tokens of the model's context.
         """
         begun = time.perf_counter() if begun is None else begun
-        settings = _settings(model.generation_config, processor.tokenizer, generation)
-        if max_new_tokens is not None and not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
-            raise UsageError(f"max_new_tokens={max_new_tokens!r}: expected a whole number, 1 or more")
+        settings = call_settings(
+            model.generation_config,
+            processor.tokenizer,
+            generation,
+            vocabulary=model.config.text_config.vocab_size,
+            device=model.device.type,
+        )
+        max_new_tokens = new_tokens(max_new_tokens)
         context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
         wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS
         longest = max(prompts, key=lambda prompt: len(prompt.ids))
@@ -163,7 +159,7 @@ class GenerationRequest:
             text=self._text(tokens),
             token_ids=tokens,
             mean_logprob=sum(known) / len(known),
-            boxes=boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source) if prompt.pyramids else [],
+            boxes=boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source) if len(prompt.pyramids) == 1 else [],
             prompt_tokens=len(prompt.ids),
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
@@ -238,18 +234,15 @@ class _Chosen(StoppingCriteria):
         return torch.full_like(new, self.watch.cancelled, dtype=torch.bool)
 
 
-def _settings(own: GenerationConfig, tokenizer: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """What `generate` gets: greedy unless `given` says otherwise, and the tokenizer's stop where the model names none."""
-    known = vars(GenerationConfig())
-    for name, value in given.items():
-        if name not in known:
-            raise UsageError(f"{name}={value!r}: a setting neither of ask() nor of transformers' GenerationConfig")
-        if value != ONE_ANSWER.get(name, value):
-            raise UsageError(f"{name}={value!r}: ask() gives one answer, token by token; use vlm.model.generate for others")
-    stop = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    pad = tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
-    own_ways = {name: value for name, value in ONE_ANSWER.items() if name in known}  # older releases know fewer
-    return {"do_sample": False, "eos_token_id": stop, "pad_token_id": pad, "tokenizer": tokenizer} | own_ways | given
+def request_rows(requests: Any) -> list[tuple[Any, Any]]:
+    """The rows of a batch, each as (pictures, question). Raises UsageError for anything but pairs."""
+    if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
+        raise UsageError(f"requests are {shown(requests)}: expected pairs (pictures, question)")
+    rows = list(requests)
+    for row in rows:
+        if not (isinstance(row, tuple | list) and len(row) == 2):
+            raise UsageError(f"a row of the batch is {shown(row)}: expected pairs (pictures, question)")
+    return [(pictures, question) for pictures, question in rows]
 
 
 def padded(rows: list[list[int]], pad: int, device: torch.device, *, front: list[int] | None = None) -> dict[str, torch.Tensor]:

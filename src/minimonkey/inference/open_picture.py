@@ -225,7 +225,7 @@ class OpenPicture:
             if name in generation:
                 raise UsageError(f"{name}={generation[name]!r}: an open picture has a cache of its own; use vlm.ask() for others")
         prompts = [self._prompt(question, history) for question in questions]
-        generation |= {"use_cache": True}
+        generation |= dict.fromkeys(CACHE_SETTINGS) | {"use_cache": True}
         request = GenerationRequest.of(
             self._network, self._processor, prompts, generation, max_new_tokens=max_new_tokens, begun=begun
         )

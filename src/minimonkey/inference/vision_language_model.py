@@ -27,7 +27,7 @@ from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
 from minimonkey.inference.device import Placement
-from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded
+from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded, request_rows
 from minimonkey.inference.open_picture import OpenPicture
 from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.memory import enough_memory
@@ -235,7 +235,7 @@ class VisionLanguageModel:
             What `ask` raises, before the first is answered, but for memory that runs out.
         """
         answers: list[Answer] = []
-        for request, inputs in self._prepared(requests, **settings):
+        for request, inputs in self._prepared(request_rows(requests), **settings):
             answers += request.answers(self.backend, inputs)
         return answers
 

@@ -21,6 +21,7 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
+from minimonkey.processing.turns import History, text_of, turns_of
 from minimonkey.pyramid import Size
 
 IMAGE_MARK = "<image>"
@@ -81,27 +82,33 @@ class MiniMonkeyProcessor(ProcessorMixin):
         *,
         pictures: int = 0,
         system: str | None = None,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
     ) -> str:
         """The text of one prompt, ready for `processor(images, text)`: history, question and the opening of the answer.
 
         `pictures` fill the `<image>` marks of the history's questions first, then those of the question. A question without marks
         gets one and a newline before it for each picture that is left. Other special strings are plain text, `MARKUP` excepted.
-        `system=None` is the template's own system message, "" none at all. Raises PromptError if marks and pictures don't match, or
-        for a history that isn't of pairs or text that isn't Unicode.
+
+        Args:
+            question: what is asked; text, as all that follows, or an object with a `text`, such as an Answer.
+            pictures: how many pictures there are.
+            system: the system message; None is the template's own, "" none at all.
+            history: earlier turns, the oldest first: pairs (question, answer), or messages such as `{"role": "user", "content":
+                "What is it?"}`, by user and assistant in turn, maybe with a system message before them.
+
+        Raises:
+            PromptError: marks and pictures don't match, something isn't text or isn't Unicode, or the history has another form.
         """
-        history = history or []
-        for turn in history:
-            if isinstance(turn, str) or len(turn) != 2:
-                raise PromptError(f"history has {turn!r}: expected a list of pairs (question, answer)")
-        open_pictures = pictures - sum(asked.count(IMAGE_MARK) for asked, _ in history)
+        question = text_of(question, "the question")
+        system, turns = turns_of(history, system)
+        open_pictures = pictures - sum(asked.count(IMAGE_MARK) for asked, _ in turns)
         if open_pictures > 0 and IMAGE_MARK not in question:
             question = f"{IMAGE_MARK}\n" * open_pictures + question
         if question.count(IMAGE_MARK) != open_pictures:
             marks = pictures - open_pictures + question.count(IMAGE_MARK)
             raise PromptError(f"{marks} {IMAGE_MARK} marks for {pictures} pictures: give each picture a mark, or write none")
         messages = [] if system is None else [_message("system", self.plain_text(system))]
-        for asked, answer in history:
+        for asked, answer in turns:
             messages += [_message("user", self._with_pictures(asked)), _message("assistant", self.plain_text(answer))]
         messages.append(_message("user", self._with_pictures(question)))
         return self.apply_chat_template(messages, add_generation_prompt=True)
@@ -117,8 +124,10 @@ class MiniMonkeyProcessor(ProcessorMixin):
             tokenizer since the processor was made among them.
 
         Raises:
-            PromptError: a lone surrogate (which Python makes of bytes that it can't decode): no tokenizer takes one.
+            PromptError: it is no text, or has a lone surrogate (which Python makes of bytes that it can't decode): no tokenizer
+                takes one.
         """
+        text = text_of(text, "the text")
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -65,6 +65,20 @@ def test_a_scale_that_matches_nothing_is_one_line():
         MuonWithAdamW(Network().named_parameters(), OptimizerConfig(scales={"towr": 0}), steps=10)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_gradients_that_are_not_finite_change_nothing(value):
+    network = Network()
+    optimizer = MuonWithAdamW(network.named_parameters(), OptimizerConfig(), steps=10)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    network.lm_head.bias.grad[2] = value
+    with pytest.raises(UsageError, match="^step 4: the norm of the gradients is (nan|inf), so nothing of this step is kept; lower"):
+        optimizer.step(3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert optimizer.tensors() == {}
+
+
 def test_schedule_warms_up_holds_and_falls_to_zero():
     optimizer = MuonWithAdamW(Network().named_parameters(), OptimizerConfig(warmup_steps=4, decay_fraction=0.5), steps=20)
     assert [optimizer.factor(step) for step in (0, 1, 3, 9, 10, 15, 20)] == [0.25, 0.5, 1, 1, 1, 0.5, 0]

@@ -173,6 +173,57 @@ def test_a_run_whose_first_step_fails_keeps_nothing_and_a_resumed_one_what_it_ha
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+FAR_TOO_MUCH = ["optimizer.adamw_lr=1e30", "optimizer.warmup_steps=0", "checkpoint_minutes=0", "log_every=1"]
+
+
+def is_sound(folder) -> bool:
+    return all(bool(tensor.isfinite().all()) and float(tensor.abs().max()) < 1e3 for tensor in weights(folder).values())
+
+
+def test_a_run_that_goes_astray_keeps_its_good_checkpoints(tmp_path):
+    """Updates so large that the next loss isn't finite: the step is named, neither checkpoints nor the published folder change."""
+    published = tmp_path / "published"
+    train(recipe(tmp_path, steps=3), ["name=astray", "checkpoint_minutes=0"])
+    folder = tmp_path / "runs" / "astray"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("checkpoint-*/*")}
+    with pytest.raises(UsageError, match=r"^step 4: the loss after the update is nan, so nothing of this step is kept"):
+        train(recipe(tmp_path, steps=6), ["name=astray", f"publish={published}", *FAR_TOO_MUCH])
+    found = sorted(folder.glob("checkpoint-*"))
+    assert [path.name for path in found] == ["checkpoint-00000002", "checkpoint-00000003"]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("checkpoint-*/*")} == before
+    assert all(map(is_sound, found))
+    assert not list(published.iterdir())
+    assert is_sound(train(recipe(tmp_path), ["name=astray"]))
+
+
+@pytest.mark.parametrize("steps", [1, 6], ids=["at the end", "on the way"])
+def test_a_run_that_goes_astray_leaves_nothing_where_nothing_was(tmp_path, steps):
+    with pytest.raises(UsageError, match="^step 1: the loss after the update is nan"):
+        train(recipe(tmp_path, steps=steps), ["name=new", f"publish={tmp_path / 'published'}", *FAR_TOO_MUCH])
+    assert not list((tmp_path / "runs" / "new").glob("checkpoint-*"))
+    assert not list((tmp_path / "published").iterdir())
+    with pytest.raises(UsageError, match="^step 2: the loss is nan"):
+        train(recipe(tmp_path, steps=6), ["name=later", *FAR_TOO_MUCH, "checkpoint_minutes=9"])
+    assert not list((tmp_path / "runs" / "later").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_loss_that_is_not_finite_costs_that_step_alone(tmp_path, monkeypatch, value):
+    whole = weights(train(recipe(tmp_path), ["name=whole"]))
+    original, calls = Losses.forward, iter(range(99))
+
+    def forward(self, batch):
+        loss, figures = original(self, batch)
+        return (loss * value if next(calls) == 4 else loss), figures
+
+    monkeypatch.setattr(Losses, "forward", forward)
+    with pytest.raises(UsageError, match=f"^step 5: the loss is {value}, so nothing of this step is kept"):
+        train(recipe(tmp_path), ["name=broken", "checkpoint_minutes=9"])
+    monkeypatch.setattr(Losses, "forward", original)
+    resumed = weights(train(recipe(tmp_path), ["name=broken"]))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_a_picture_that_cannot_be_drawn_costs_no_step_and_leaves_no_worker(tmp_path, monkeypatch):
     """Workers don't listen to the signal that ends children: one that was left waiting would keep the program from ending."""
     original = batches.Batches.__getitem__

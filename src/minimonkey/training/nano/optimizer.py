@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -93,8 +94,10 @@ class MuonWithAdamW:
         return min(warm, 1.0, max(0.0, (self.steps - step) / decay_steps))
 
     def step(self, step: int) -> None:
-        """Update the weights with the learning rates of `step`, then clear the gradients."""
-        nn.utils.clip_grad_norm_(list(self.names), self.config.clip_norm)
+        """Update the weights with the learning rates of `step`, then clear the gradients. Raises UsageError, and changes nothing,
+        if the norm of the gradients isn't finite."""
+        norm = nn.utils.clip_grad_norm_(list(self.names), self.config.clip_norm)
+        check_finite("norm of the gradients", float(norm), step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * self.factor(step)
@@ -118,6 +121,15 @@ class MuonWithAdamW:
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 if state:
                     optimizer.state[parameter] = state
+
+
+def check_finite(what: str, value: float, step: int) -> None:
+    """Raise UsageError if a figure of a step (counted from 0) isn't finite: weights that come of it are lost for good."""
+    if not math.isfinite(value):
+        raise UsageError(
+            f"step {step + 1}: the {what} is {value}, so nothing of this step is kept; lower optimizer.adamw_lr or "
+            "optimizer.muon_lr, then the run goes on from its last checkpoint"
+        )
 
 
 def _scale(name: str, scales: dict[str, float]) -> float:

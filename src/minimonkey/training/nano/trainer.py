@@ -10,6 +10,7 @@ Runs on whatever device accelerate finds. A run's folder:
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -31,7 +32,7 @@ from minimonkey.errors import CheckpointError, MiniMonkeyError
 from minimonkey.training.nano.batches import Batches
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.losses import Losses
-from minimonkey.training.nano.optimizer import MuonWithAdamW
+from minimonkey.training.nano.optimizer import MuonWithAdamW, check_finite
 
 CHECKPOINT = "checkpoint-"
 
@@ -104,9 +105,10 @@ class Trainer:
                 batches = [next(loader) for _ in range(self.config.batches_per_step)]
                 window.append(self._gradients(batches))
             except (MiniMonkeyError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError):
-                if self.step > self.saved_step:
+                if self.step > self.saved_step and self._has_finite_weights():
                     self.save()  # no step is lost, but the run goes on only once recipe or code is mended
                 raise
+            check_finite("loss", window[-1]["loss"], self.step)
             self.optimizer.step(self.step)
             self.step += 1
             self.seconds = earlier + time.monotonic() - started
@@ -117,14 +119,14 @@ class Trainer:
                 bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items() if key != "tiles"})
                 window.clear()
             if self.stopping:
-                self.save()
+                self._save_sound(batches[-1])
                 raise KeyboardInterrupt
             done = self.step == self.config.steps
             if self.evaluate and self.config.evaluate_every and (done or self.step % self.config.evaluate_every == 0):
                 self._log(self.evaluate())
             spent = self.config.max_minutes is not None and time.monotonic() - started > 60 * self.config.max_minutes
             if done or spent or time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes:
-                self.save()
+                self._save_sound(batches[-1])
                 last_saved = time.monotonic()
             if spent:
                 break
@@ -141,6 +143,17 @@ class Trainer:
             self.accelerator.backward(loss / len(batches))
             seen.append({key: float(value) for key, value in ({"loss": loss.detach()} | figures).items()})
         return {"tiles": float(sum(len(batch["tiles"]) for batch in batches))} | means(seen)
+
+    def _save_sound(self, batch: dict[str, torch.Tensor]) -> None:
+        """Write a checkpoint of weights that read a batch of theirs with a finite loss. Raises UsageError for others: nobody has
+        seen what the last update made of them, and a checkpoint takes the place of an older one."""
+        with torch.no_grad(), self.accelerator.autocast():
+            loss, _ = self.losses({key: value.to(self.accelerator.device) for key, value in batch.items()})
+        check_finite("loss after the update", float(loss) if self._has_finite_weights() else math.nan, self.step - 1)
+        self.save()
+
+    def _has_finite_weights(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.bare.parameters())
 
     def _log(self, figures: dict[str, Any]) -> None:
         line = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
