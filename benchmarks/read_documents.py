@@ -2,7 +2,7 @@
 
     python benchmarks/read_documents.py [--model FOLDER] [--count 600] [--plain] [--errors 20] [--json FILE]
 
-The documents are drawn anew (they need Debian's typefaces and word lists, as training does) and compared with the hashes in
+The documents are drawn anew (they need all that `minimonkey data packages` names) and compared with the hashes in
 tests/golden/held_out_documents.json. Typefaces, words and one family of layouts of each kind are never in training. All questions
 of a document are asked of its open picture, greedy, each as a first turn. Only print whose x-height is 5 px or more in the detail
 level counts for the bars; smaller print is reported apart. Intervals resample documents, whose questions have much in common.
