@@ -234,7 +234,7 @@ def test_refused_models_stay_as_they_were(tiny_model, monkeypatch, obstacle, rea
         use_openvino(model)
     assert "\n" not in str(info.value)
     assert [vars(module).get("forward") for module in modules] == before
-    assert model.model.language_model.config._attn_implementation == "sdpa_packed"
+    assert model.model.language_model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(
