@@ -170,6 +170,8 @@ class OpenPicture:
         self._shelf.put(self)
         known = self._known(rows, call.settings["max_new_tokens"])
         inputs = self._inputs(rows, known)
+        if not known and self._compression is not None and read_whole(self._compression):
+            del inputs["past_key_values"]  # the prompt is read into a cache of its own
         call.kept = self._kept.selections if known else ()
         if len(rows) == 1 and known >= self._length:
             width = inputs["input_ids"].shape[1]

@@ -11,7 +11,7 @@ text or devices: tensors stay where the caller put them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from minimonkey.errors import UsageError
 from minimonkey.language_model.attention import pack_heads
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.models.minimonkey.vision_features import distinct_tiles, joined, repeated, with_class_attention
+from minimonkey.models.minimonkey.vision_features import distinct_tiles, has_values, joined, repeated, with_class_attention
 from minimonkey.models.strict_loading import register_key_names
 from minimonkey.pyramid import LevelName
 
@@ -51,6 +51,7 @@ class MiniMonkeyModel(InternVLModel):
     """Vision encoder, projector and language model, without a head."""
 
     config: MiniMonkeyConfig
+    config_class = MiniMonkeyConfig  # transformers reads the annotation too, which is text here
 
     tile_batch: int = 16
     """Most tiles that go through the vision encoder at once at inference; bounds its memory."""
@@ -74,8 +75,10 @@ class MiniMonkeyModel(InternVLModel):
     ) -> BaseModelOutputWithPooling:
         """Encode tiles: float [T, 3, S, S] -> an output whose `pooler_output` is [T, N, D], ready for the language model.
 
-        In evaluation mode and without gradients each distinct tile is encoded once, `tile_batch` at a time; otherwise all tiles
-        at once, as the stock model does. Values equal the stock model's up to the rounding of another batch size.
+        In evaluation mode and without gradients (`torch.no_grad()`) each distinct tile is encoded once, `tile_batch` at a time.
+        Otherwise, and while a graph is recorded (traced, exported, compiled), all tiles are encoded at once, as the stock model
+        does: without `no_grad`, inference takes the memory of training. Values equal the stock model's up to the rounding of
+        another batch size.
         `class_attention`: the output's `attentions` is a tuple of one, where the class token looks in the encoder's last layer:
         float32 [T, patches].
         """
@@ -85,7 +88,7 @@ class MiniMonkeyModel(InternVLModel):
         if class_attention:
             encode = partial(with_class_attention, self.vision_tower.encoder.layer[-1], encode)
 
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
             return encode(pixel_values=pixel_values)
         if self.encode_duplicates:
             return joined([encode(pixel_values=tiles) for tiles in pixel_values.split(self.tile_batch)])
@@ -96,6 +99,7 @@ class MiniMonkeyModel(InternVLModel):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
+        *,
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
         compression: CompressionSpec | Compressed | None = None,
@@ -114,9 +118,8 @@ class MiniMonkeyModel(InternVLModel):
             found = self.compress(compression, input_ids, **prompt)
             if found is None:
                 return super().forward(input_ids=input_ids, **inputs)
-            for name in ("position_ids",) if found.hidden is None else ("position_ids", *OF_THE_WHOLE_PROMPT):
-                if inputs.get(name) is not None and inputs[name] is not False:
-                    raise UsageError(f"{compression.selector} changes which tokens there are: leave out {name}")
+            whole = () if found.hidden is None else OF_THE_WHOLE_PROMPT
+            refuse(compression.selector, ("position_ids", *whole), inputs)
             compressed = found
         if compressed.hidden is None:
             read = {"inputs_embeds": compressed.embeddings, "attention_mask": compressed.mask, "position_ids": compressed.positions}
@@ -177,6 +180,13 @@ class MiniMonkeyModel(InternVLModel):
         side = math.isqrt(attention.shape[1])
         patches = attention.view(len(attention), side, side, 1)
         return self.pixel_shuffle(patches, scale_factor=self.config.downsample_ratio).sum(dim=-1).flatten()
+
+
+def refuse(selector: str, names: Iterable[str], inputs: Mapping[str, Any]) -> None:
+    """Raises UsageError if one of these inputs, of the whole prompt each, is given or asked for."""
+    for name in names:
+        if inputs.get(name) is not None and inputs[name] is not False:
+            raise UsageError(f"{selector} changes which tokens there are: leave out {name}")
 
 
 def is_filled(cache: Any) -> bool:

@@ -13,6 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import is_tracing
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether decisions may be taken by what is in a tensor: not while a graph is recorded (traced, exported, compiled, captured),
+    which would keep this sample's decisions for all others, and not where there is nothing in it (fake tensors, meta device)."""
+    return not is_tracing(tensor) and not tensor.is_meta
 
 
 def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,94 @@
+"""What the vision encoder gets and what is kept of it, whoever asks: graphs that are recorded, threads, memory."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModel
+
+from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
+
+TILE_PX = 28
+
+
+def tiles(*seeds: int) -> torch.Tensor:
+    """One random tile for each seed; equal seeds give equal tiles."""
+    return torch.stack([torch.randn(3, TILE_PX, TILE_PX, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+# -- alone, without a head -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", [MiniMonkeyModel, AutoModel])
+def test_it_loads_from_a_folder_with_a_head_and_from_its_own(tmp_path, tiny_model, auto_classes, loader):
+    model = tiny_model("qwen2")
+    model.save_pretrained(tmp_path / "whole")
+    alone = loader.from_pretrained(tmp_path / "whole")
+    assert type(alone) is MiniMonkeyModel
+    alone.save_pretrained(tmp_path / "alone")
+    again = loader.from_pretrained(pretrained_model_name_or_path=tmp_path / "alone")
+    expected = model.model.state_dict()
+    for loaded in (alone.state_dict(), again.state_dict()):
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert load_file(tmp_path / "alone" / "model.safetensors").keys() == whole.keys() - {"language_model.lm_head.weight"}
+    assert json.loads((tmp_path / "alone" / "config.json").read_text())["model_type"] == "minimonkey"
+
+
+def test_a_picture_given_by_place_is_not_taken_for_something_else(tiny_model):
+    with pytest.raises(TypeError, match="positional"):
+        tiny_model("qwen2").model(torch.tensor([[7]]), tiles(1))
+
+
+class Encoder(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values):
+        return self.model.get_image_features(pixel_values).pooler_output
+
+
+@pytest.fixture
+def encoder(tiny_model):
+    return Encoder(tiny_model("qwen2").model)
+
+
+# -- recorded graphs: what the sample's tiles have in common mustn't stay in them ----------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of transformers' own code: sizes that become constants
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # the tracer looks at every property
+@torch.no_grad()
+def test_a_traced_encoder_encodes_every_tile(encoder):
+    traced = torch.jit.trace(encoder, (torch.zeros(3, 3, TILE_PX, TILE_PX),), strict=False)
+    torch.testing.assert_close(traced(tiles(1, 2, 3)), encoder(tiles(1, 2, 3)))
+
+
+@torch.no_grad()
+def test_an_exported_encoder_takes_any_number_of_tiles(encoder):
+    number = torch.export.Dim("tiles", min=2, max=64)
+    exported = torch.export.export(encoder, (tiles(1, 1, 2),), dynamic_shapes=({0: number},), strict=False).module()
+    for pixel_values in (tiles(1, 2, 3, 3), tiles(*range(40))):  # more than go through it at once otherwise
+        torch.testing.assert_close(exported(pixel_values), encoder(pixel_values))
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # transformers' own collector of outputs
+@torch.no_grad()
+def test_a_prompt_with_a_picture_compiles_in_one_graph(tiny_model):
+    model = tiny_model("qwen2")
+    inputs = {"input_ids": torch.tensor([[model.config.image_token_id] * 8 + [7, 8, 9]]), "pixel_values": tiles(1, 1)}
+    expected = model(**inputs).logits  # first, as transformers installs its hooks in a first call, which can't be compiled
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**inputs).logits, expected)
+
+
+@torch.no_grad()
+def test_tiles_without_values_have_features_without_values(encoder):
+    features = encoder.to("meta")(tiles(1, 2).to("meta"))
+    assert features.is_meta
+    assert features.shape == (2, 4, 32)
