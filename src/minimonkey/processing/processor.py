@@ -35,9 +35,10 @@ class MiniMonkeyProcessor(ProcessorMixin):
     """Image processor, tokenizer and chat template in one, as `AutoProcessor` returns it.
 
     `processor(images=[...], text=[...], return_tensors="pt")` gives `input_ids` and `attention_mask` (int64 [rows, length], padded
-    on the left), `pixel_values` (float32 [tiles, 3, side, side]) and `level_tiles` (int64 [pictures, 3]). The text has one
-    `processor.image_token` or `<image>` a picture, all rows together in the order of the pictures. A `pyramid`, or any other
-    setting of `MiniMonkeyImageProcessor`, may be given for one call. Raises PromptError if pictures and marks don't match.
+    on the left to the longest row, unless the call or the tokenizer's own settings say otherwise), `pixel_values` (float32 [tiles,
+    3, side, side]) and `level_tiles` (int64 [pictures, 3]). The text has one `processor.image_token` or `<image>` a picture, all
+    rows together in the order of the pictures. A `pyramid`, or any other setting of `MiniMonkeyImageProcessor`, may be given for
+    one call. Raises PromptError if pictures and marks don't match.
 
     A stock image processor (GotOcr2) is replaced by ours with its settings, so that `from_pretrained` takes a stock folder too.
     """
@@ -162,8 +163,8 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return len(self.tokenizer(text).input_ids) + sum(image_tokens) - len(image_tokens)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        if "padding" not in kwargs.get("text_kwargs", {}):
-            kwargs.setdefault("padding", True)
+        if not any("padding" in settings for settings in (kwargs, kwargs.get("text_kwargs", {}), self.tokenizer.init_kwargs)):
+            kwargs["padding"] = True
         return super().__call__(images=images, text=text, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
