@@ -1,6 +1,7 @@
 """What the vision encoder gets and what is kept of it, whoever asks: graphs that are recorded, threads, memory."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel
 
+from minimonkey.compression.spans import Selection
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
+from minimonkey.models.minimonkey.vision_features import class_attention
 
 TILE_PX = 28
 
@@ -92,3 +96,63 @@ def test_tiles_without_values_have_features_without_values(encoder):
     features = encoder.to("meta")(tiles(1, 2).to("meta"))
     assert features.is_meta
     assert features.shape == (2, 4, 32)
+
+
+# -- threads that share a model ------------------------------------------------------------------------------------------------
+
+
+def picture(model, seed: int) -> dict:
+    """A prompt with a picture of three detail tiles and a thumbnail."""
+    ids = torch.tensor([[model.config.image_token_id] * 16 + [7, 8, 9]])
+    return {"input_ids": ids, "pixel_values": tiles(*range(seed, seed + 4)), "level_tiles": torch.tensor([[3, 0, 1]])}
+
+
+@pytest.mark.parametrize("selector", ["visionzip", "scm"])
+def test_threads_have_their_own_answers(tiny_model, selector):
+    """Three threads, 20 rounds: each gets what it gets alone. The class token is watched in an encoder that all share."""
+    model, spec = tiny_model("qwen2"), CompressionSpec(selector, 0.25)
+    prompts = [picture(model, 10 * thread) for thread in range(3)]
+
+    def answer(thread: int) -> tuple[list[int], list[int]]:
+        selections: list[Selection] = []
+        ids = model.generate(**prompts[thread], compression=spec, selections=selections, max_new_tokens=3, do_sample=False)
+        return ids[0].tolist(), selections[0].selected.tolist()
+
+    alone = list(map(answer, range(3)))
+    assert len({tuple(selected) for _, selected in alone}) == 3
+    with ThreadPoolExecutor(3) as pool:
+        together = pool.map(lambda thread: [answer(thread) for _ in range(20)], range(3))
+        for thread, answers in enumerate(together):
+            assert answers == [alone[thread]] * 20
+
+
+def test_threads_see_where_their_own_class_token_looks(tiny_model):
+    model = tiny_model("qwen2").model
+    pictures = [tiles(*range(10 * thread, 10 * thread + 2 + thread)) for thread in range(3)]
+
+    def looks(thread: int) -> torch.Tensor:
+        with torch.no_grad():
+            return model.get_image_features(pictures[thread], class_attention=True).attentions[0]
+
+    alone = list(map(looks, range(3)))
+    assert [len(seen) for seen in alone] == [2, 3, 4]
+    with ThreadPoolExecutor(3) as pool:
+        for seen, thread in zip(pool.map(looks, [0, 1, 2] * 20), [0, 1, 2] * 20, strict=True):
+            assert torch.equal(seen, alone[thread])
+
+
+@pytest.mark.parametrize("used", [-1, -2, 1])
+@torch.no_grad()
+def test_where_the_class_token_looks_changes_nothing_else(tiny_model, used):
+    model = tiny_model("qwen2").model
+    settings = {"vision_feature_layer": used}
+    plain = model.get_image_features(tiles(1, 2), output_hidden_states=True, **settings)
+    watched = model.get_image_features(tiles(1, 2), class_attention=True, **settings)
+    assert torch.equal(watched.pooler_output, plain.pooler_output)
+    assert torch.equal(watched.last_hidden_state, plain.last_hidden_state)
+    assert watched.hidden_states is None
+    assert torch.equal(watched.attentions[0], class_attention(model.vision_tower.encoder.layer[-1], plain.hidden_states[1]))
+    for asked in (True, [0, 2], 2):
+        both = model.get_image_features(tiles(1, 2), class_attention=True, output_hidden_states=asked, **settings)
+        assert torch.equal(both.hidden_states[2], plain.hidden_states[2])
+        assert torch.equal(both.attentions[0], watched.attentions[0])

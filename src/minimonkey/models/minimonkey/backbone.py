@@ -86,7 +86,8 @@ class MiniMonkeyModel(InternVLModel):
         kwargs |= {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
         encode = partial(super().get_image_features, return_dict=True, **kwargs)
         if class_attention:
-            encode = partial(with_class_attention, self.vision_tower.encoder.layer[-1], encode)
+            states = (vision_feature_layer or self.config.vision_feature_layer, kwargs.get("output_hidden_states"))
+            encode = partial(with_class_attention, self.vision_tower.encoder.layer, encode, *states)
 
         if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
             return encode(pixel_values=pixel_values)

@@ -60,20 +60,32 @@ def _each_tensor(function, outputs: list):
     return type(outputs[0])(**{name: _each_tensor(function, [output[name] for output in outputs]) for name in outputs[0]})
 
 
-def with_class_attention(layer: nn.Module, encode: Callable[..., Any], pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` saw in this layer."""
-    seen: list[torch.Tensor] = []
+def with_class_attention(
+    layers: nn.ModuleList, encode: Callable[..., Any], used: int | list[int], asked: Any, pixel_values: torch.Tensor
+) -> BaseModelOutputWithPooling:
+    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` sees in the last layer.
 
-    def look(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen.append(class_attention(layer, args[0] if args else kwargs["hidden_states"]))
+    What goes into that layer is asked of transformers as a hidden state, which it keeps for each thread apart. A hook of ours on
+    the layer, which threads share, would see other threads' tiles too.
 
-    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        output = encode(pixel_values=pixel_values)
-    finally:
-        handle.remove()
-    output.attentions = tuple(seen)
-    return output
+    Args:
+        layers: the encoder's.
+        encode: `get_image_features` of the stock class.
+        used: which hidden states the features are made of; -1 for the encoder's output.
+        asked: which hidden states the caller asks for, as `output_hidden_states` of transformers. Without it there are none.
+        pixel_values: [T, 3, S, S].
+    """
+    last = len(layers) - 1
+    states = True if asked is True else [last, *(state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked)]
+    output = encode(pixel_values=pixel_values, output_hidden_states=states)
+    seen = {"attentions": (class_attention(layers[last], output.hidden_states[last]),)}
+    return type(output)(**dict(output) | seen | ({} if asked else {"hidden_states": None}))
+
+
+def _listed(states: bool | int | list[int] | None) -> list[int]:
+    if states is None or isinstance(states, bool):
+        return []
+    return [states] if isinstance(states, int) else list(states)
 
 
 @torch.no_grad()
@@ -83,6 +95,7 @@ def class_attention(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     `hidden` [T, 1 + M, W] goes into the layer, the class token first. Probabilities are over all tokens; the class token's own
     share is left out.
     """
+    hidden = hidden.to(next(layer.parameters()).device)  # another than before if layers are spread out
     attention, hidden = layer.attention, layer.layernorm_before(hidden)
     queries, keys = attention.q_norm(attention.q_proj(hidden[:, :1])), attention.k_norm(attention.k_proj(hidden))
     queries, keys = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys))
