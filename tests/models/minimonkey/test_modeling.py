@@ -411,6 +411,18 @@ def test_what_keeps_no_cache_keeps_nothing_of_a_compressed_prompt(model, compres
 
 
 @pytest.mark.parametrize("compression", [SCM, UNIFORM], ids=["scm", "uniform"])
+@pytest.mark.parametrize("where", ["call", "configuration"])
+def test_a_compressed_prompt_is_not_read_in_chunks(model, compression, where):
+    """Its first forward would read all of it, and the next chunks once more behind it."""
+    config = GenerationConfig(prefill_chunk_size=4, eos_token_id=2, pad_token_id=0, **GREEDY)
+    settings = GREEDY | {"prefill_chunk_size": 4} if where == "call" else {"generation_config": config}
+    with pytest.raises(UsageError, match="^prefill_chunk_size=4: compression reads a prompt in one piece; leave one of the two"):
+        model.generate(**picture(), compression=compression, **settings)
+    text = model.generate(**prompt(9), **GREEDY)
+    assert torch.equal(model.generate(**prompt(9), compression=compression, **settings), text)
+
+
+@pytest.mark.parametrize("compression", [SCM, UNIFORM], ids=["scm", "uniform"])
 def test_an_assistant_is_refused_a_compressed_prompt_alone(model, compression):
     settings = GREEDY | {"assistant_model": randomised(MiniMonkeyForConditionalGeneration(model.config), seed=1)}
     with pytest.raises(UsageError, match="^compression .*: leave out assistant_model$") as caught:

@@ -141,9 +141,9 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             As without compression: the whole prompts' ids, then the new ones; or an output that has them as `sequences`.
 
         Raises:
-            UsageError: for what a selector can't do, and for settings that can't go with a compressed prompt: no cache, or one of
-                the caller's for a prompt that is read while it is compressed (scm and fastv), that prompt's hidden states and
-                attentions, an assistant.
+            UsageError: for what a selector can't do, and for settings that can't go with a compressed prompt: no cache, reading in
+                chunks, an assistant; and where it is read while it is compressed (scm and fastv) a cache of the caller's, hidden
+                states and attentions.
         """
         if compression is None:
             return super().generate(inputs, generation_config, *args, **settings)
@@ -178,10 +178,13 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         self, selector: str, compressed: Compressed, settings: dict[str, Any], config: GenerationConfig | None
     ) -> None:
         """Raises UsageError for what can't go with a compressed prompt, wherever it is set: in the call or in a configuration."""
-        names = ("use_cache", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
+        names = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
         asked = {name: _asked(name, settings, config, self.generation_config) for name in names}
         if asked["use_cache"] is False:
             raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
+        if asked["prefill_chunk_size"] is not None:
+            value = asked["prefill_chunk_size"]
+            raise UsageError(f"prefill_chunk_size={value!r}: compression reads a prompt in one piece; leave one of the two out")
         if asked["assistant_model"] is not None:
             raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
         if compressed.hidden is not None:  # it has been read, into a cache of its own
