@@ -159,7 +159,7 @@ class _Parts:
 
     @torch.no_grad()
     def encode(self) -> None:
-        self.encoded = self.vlm.model.get_image_features(pixel_values=self.pixel_values)
+        self.encoded = self.vlm.model.get_image_features(pixel_values=self.pixel_values, keep_last_hidden_state=False)
 
     @torch.no_grad()
     def read(self, compression: CompressionSpec | None = None) -> None:

@@ -142,7 +142,8 @@ class OpenPicture:
             return BaseModelOutputWithPooling(pooler_output=torch.empty(0, self._model.config.text_config.hidden_size))
         tiles = self._processor.image_processor(images=pictures, pyramid=spec, return_tensors="pt")["pixel_values"]
         looks = self._compression is not None and self._compression.selector == "visionzip"
-        output = self._model.get_image_features(pixel_values=tiles.to(self._model.device), class_attention=looks)
+        what = {"class_attention": looks, "keep_last_hidden_state": False}
+        output = self._model.get_image_features(pixel_values=tiles.to(self._model.device), **what)
         attentions = output.attentions if looks else None
         return BaseModelOutputWithPooling(pooler_output=output.pooler_output.flatten(0, 1), attentions=attentions)
 

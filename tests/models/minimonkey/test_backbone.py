@@ -1,5 +1,6 @@
 """What the vision encoder gets and what is kept of it, whoever asks: graphs that are recorded, threads, memory."""
 
+import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,6 +97,70 @@ def test_tiles_without_values_have_features_without_values(encoder):
     features = encoder.to("meta")(tiles(1, 2).to("meta"))
     assert features.is_meta
     assert features.shape == (2, 4, 32)
+
+
+# -- what is kept of the encoder -----------------------------------------------------------------------------------------------
+
+
+def encoder_bytes() -> int:
+    """Bytes of all hidden states of the encoder, [tiles, 17, 32], that are alive anywhere."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+    return sum(tensor.nbytes for tensor in tensors if tensor.shape[1:] == (17, 32))
+
+
+A_TILE = 17 * 32 * 4
+"""Bytes of the encoder's output for a tile."""
+
+
+@pytest.mark.parametrize("how", ["generate", "forward", "compressed", "text with a thumbnail alone"])
+def test_while_the_language_model_reads_nothing_of_the_encoder_is_kept_but_features(tiny_model, how):
+    model, seen, before = tiny_model("qwen2"), [], encoder_bytes()
+    inputs = picture(model, 0)
+    if how == "text with a thumbnail alone":
+        inputs["level_tiles"] = torch.tensor([[0, 0, 4]])
+    spec = None if how in ("generate", "forward") else CompressionSpec("visionzip", 0.5)
+    model.model.language_model.layers[0].register_forward_pre_hook(lambda *_: seen.append(encoder_bytes()))
+    with torch.no_grad():
+        if how == "forward":
+            model(**inputs, compression=spec)
+        else:
+            model.generate(**inputs, compression=spec, max_new_tokens=2, do_sample=False)
+    assert seen
+    assert set(seen) == {before}
+
+
+@torch.no_grad()
+def test_only_what_is_asked_for_is_kept(tiny_model, monkeypatch):
+    model = tiny_model("qwen2").model
+    monkeypatch.setattr(model, "tile_batch", 2)
+
+    def kept(**asked) -> dict[str, int]:
+        output = model.get_image_features(tiles(1, 2, 3, 1, 4), **asked)
+        return {name: sum(t.nbytes for t in (value if isinstance(value, tuple) else [value])) for name, value in output.items()}
+
+    features = {"pooler_output": 5 * 4 * 32 * 4}
+    assert kept(keep_last_hidden_state=False) == features
+    assert kept() == features | {"last_hidden_state": 5 * A_TILE}
+    assert kept(class_attention=True, keep_last_hidden_state=False) == features | {"attentions": 5 * 16 * 4}
+    states = features | {"hidden_states": 3 * 5 * A_TILE}
+    assert kept(output_hidden_states=True, keep_last_hidden_state=False) == states
+    model.config.vision_config.output_hidden_states = True
+    assert kept(keep_last_hidden_state=False) == states
+    assert kept(output_hidden_states=False, keep_last_hidden_state=False) == features
+
+
+@torch.no_grad()
+def test_batches_of_tiles_are_let_go_once_they_are_copied(tiny_model, monkeypatch):
+    """While a batch of two is encoded there is nothing else than the output for all seven tiles."""
+    model, seen, before = tiny_model("qwen2").model, [], encoder_bytes()
+    monkeypatch.setattr(model, "tile_batch", 2)
+    model.vision_tower.register_forward_pre_hook(lambda *_: seen.append((encoder_bytes() - before) // A_TILE))
+    output = model.get_image_features(tiles(1, 2, 1, 3, 4, 5, 2))
+    assert seen == [0, 7, 7]
+    monkeypatch.setattr(model, "encode_duplicates", True)
+    torch.testing.assert_close(output.last_hidden_state, model.get_image_features(tiles(1, 2, 1, 3, 4, 5, 2)).last_hidden_state)
+    assert seen == [0, 7, 7, 7, 14, 14, 14]
 
 
 # -- threads that share a model ------------------------------------------------------------------------------------------------

@@ -145,8 +145,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
                 chunks, an assistant; and where it is read while it is compressed (scm and fastv) a cache of the caller's, hidden
                 states and attentions.
         """
-        if compression is None:
-            return super().generate(inputs, generation_config, *args, **settings)
+        if compression is None:  # encoded here, as transformers would keep the encoder's output until the answer is there
+            return super().generate(inputs, generation_config, *args, **self.model.with_features(settings))
         if isinstance(compression, Compressed):
             self._check_settings("compression", compression, settings, generation_config)
             mask = settings.get("attention_mask", compression.mask)
@@ -159,7 +159,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         prompt = settings.pop("input_ids", inputs)
         compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
         if compressed is None:
-            return super().generate(prompt, generation_config, *args, **settings)
+            return super().generate(prompt, generation_config, *args, **self.model.with_features(settings))
         self._check_settings(compression.selector, compressed, settings, generation_config)
         if selections is not None:
             selections += compressed.selections

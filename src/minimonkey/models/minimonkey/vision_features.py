@@ -7,7 +7,8 @@ Knows tensors and one layer of the encoder, no picture and no language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,14 +42,40 @@ def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.tensor(first, device=pixel_values.device), torch.tensor(index, device=pixel_values.device)
 
 
-def joined(parts: list[BaseModelOutputWithPooling]) -> BaseModelOutputWithPooling:
-    """Outputs of several batches of tiles as one."""
-    return parts[0] if len(parts) == 1 else _each_tensor(torch.cat, parts)
+def gathered(outputs: Iterator[BaseModelOutputWithPooling], index: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Outputs of one batch of distinct tiles after the other, as one output for all tiles.
+
+    Room is made once: while it is filled, one batch stands beside it.
+
+    Args:
+        outputs: those of the distinct tiles, in their order.
+        index: each tile's place among the distinct ones, int64 [T].
+
+    Returns:
+        An output of the same kind, each of its tensors [T, ...].
+    """
+    part = next(outputs)
+    if len(part.pooler_output) == len(index):
+        return part
+    whole, begin = _each_tensor(lambda versions: versions[0].new_empty(len(index), *versions[0].shape[1:]), [part]), 0
+    while part is not None:
+        end = begin + len(part.pooler_output)
+        places = ((index >= begin) & (index < end)).nonzero()[:, 0]
+        copy = partial(_copy_rows, places, index[places] - begin)
+        _each_tensor(copy, [whole, part])
+        part, begin = None, end  # let go of it before the next batch is encoded
+        part = next(outputs, None)
+    return whole
 
 
-def repeated(output: BaseModelOutputWithPooling, index: torch.Tensor) -> BaseModelOutputWithPooling:
-    """The output for tiles of which these were the distinct ones; `index` int64 [T] is each tile's place among them."""
-    return output if len(output.pooler_output) == len(index) else _each_tensor(lambda versions: versions[0][index], [output])
+def _copy_rows(places: torch.Tensor, rows: torch.Tensor, versions: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of the second tensor at these places of the first."""
+    return versions[0].index_copy_(0, places, versions[1][rows])
+
+
+def trimmed(output: BaseModelOutputWithPooling, unwanted: Collection[str]) -> BaseModelOutputWithPooling:
+    """The output without these fields. (Set to None, an output of transformers would keep them nevertheless.)"""
+    return type(output)(**{name: value for name, value in output.items() if name not in unwanted})
 
 
 def _each_tensor(function, outputs: list):
@@ -72,14 +99,13 @@ def with_class_attention(
         layers: the encoder's.
         encode: `get_image_features` of the stock class.
         used: which hidden states the features are made of; -1 for the encoder's output.
-        asked: which hidden states the caller asks for, as `output_hidden_states` of transformers. Without it there are none.
+        asked: which hidden states the caller asks for, as `output_hidden_states` of transformers.
         pixel_values: [T, 3, S, S].
     """
     last = len(layers) - 1
     states = True if asked is True else [last, *(state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked)]
     output = encode(pixel_values=pixel_values, output_hidden_states=states)
-    seen = {"attentions": (class_attention(layers[last], output.hidden_states[last]),)}
-    return type(output)(**dict(output) | seen | ({} if asked else {"hidden_states": None}))
+    return type(output)(**dict(output) | {"attentions": (class_attention(layers[last], output.hidden_states[last]),)})
 
 
 def _listed(states: bool | int | list[int] | None) -> list[int]:
