@@ -15,8 +15,9 @@ from typing import Any
 
 from tokenizers import AddedToken, normalizers
 from transformers.image_processing_base import BatchFeature
-from transformers.image_utils import make_flat_list_of_images
+from transformers.image_utils import ImageInput, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.tokenization_utils_base import TextInput
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -162,7 +163,9 @@ class MiniMonkeyProcessor(ProcessorMixin):
         text = text.replace(IMAGE_MARK, self.image_token)
         return len(self.tokenizer(text).input_ids) + sum(image_tokens) - len(image_tokens)
 
-    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+    def __call__(
+        self, images: ImageInput | None = None, text: TextInput | list[TextInput] | None = None, **kwargs: Any
+    ) -> BatchFeature:
         if not any("padding" in settings for settings in (kwargs, kwargs.get("text_kwargs", {}), self.tokenizer.init_kwargs)):
             kwargs["padding"] = True
         return super().__call__(images=images, text=text, **kwargs)

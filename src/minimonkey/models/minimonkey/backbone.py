@@ -119,12 +119,14 @@ class MiniMonkeyModel(InternVLModel):
         self,
         input_ids: torch.LongTensor | None = None,
         *,
+        inputs_embeds: torch.Tensor | None = None,
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
         compression: CompressionSpec | Compressed | None = None,
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
         """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
+        inputs["inputs_embeds"] = inputs_embeds  # by name above, as transformers asks the signature for it
         if compression is None or is_filled(inputs.get("past_key_values")):
             return super().forward(input_ids=input_ids, **self.with_features(inputs))
         if isinstance(compression, Compressed):
