@@ -102,10 +102,11 @@ def with_class_attention(
         asked: which hidden states the caller asks for, as `output_hidden_states` of transformers.
         pixel_values: [T, 3, S, S].
     """
-    last = len(layers) - 1
-    states = True if asked is True else [last, *(state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked)]
+    count, more = len(layers), [state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked]
+    # Such a list counts what comes out of layers until transformers 5.22, then what goes in too: [-2] goes into the last in both.
+    states = True if asked is True or count == 1 else [count - 2, count - 1, *more]
     output = encode(pixel_values=pixel_values, output_hidden_states=states)
-    return type(output)(**dict(output) | {"attentions": (class_attention(layers[last], output.hidden_states[last]),)})
+    return type(output)(**dict(output) | {"attentions": (class_attention(layers[-1], output.hidden_states[-2]),)})
 
 
 def _listed(states: bool | int | list[int] | None) -> list[int]:
