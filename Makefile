@@ -14,7 +14,7 @@ THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-debian test-oldest test-newest test-edge newest wheels gpu clean
+.PHONY: help demo test check format bench test-debian test-oldest test-newest test-edge newest test-peer wheels gpu clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -86,6 +86,19 @@ NEWEST := transformers>=5.18,<6
 	$(call PIP,$*) install -q -c $*/constraints.txt "$(EDGE)" -e ".[dev]"
 	touch $@
 
+# transformers' own tests on our classes. Its source package, of the release that constraints.txt names, is fetched into build/peer, from
+# where the tests are run. PEER_TESTS=folder is the `tests` folder of a checkout of transformers: tests of generation come with it.
+test-peer: .venv-peer/.tests
+	$(THREADS) .venv-peer/bin/python -m pytest -c tests/peer/pytest.ini tests/peer
+
+.venv-peer/.tests: pyproject.toml constraints.txt
+	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt $(torch_source) -e ".[dev]" parameterized requests
+	rm -rf build/peer
+	.venv-peer/bin/python -m pip download --disable-pip-version-check -q --no-deps --no-binary transformers -d build/peer $$(grep '^transformers==' constraints.txt)
+	cd build/peer && tar -xzf transformers-*.tar.gz --strip-components=1 $$(tar -tzf transformers-*.tar.gz | grep '^[^/]*/tests/.')
+	touch $@
+
 # On a machine with a GPU, torch and its usual companions, where pip has no network: `make wheels` elsewhere fetches the rest into .whl,
 # for that machine's Python.
 GPU_PYTHON ?= 3.12
@@ -137,4 +150,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $(VENV)/.base $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .whl .gpu-site build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest .venv-peer .whl .gpu-site build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

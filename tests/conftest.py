@@ -10,6 +10,8 @@ import pytest
 
 from minimonkey.pyramid import PyramidSpec
 
+collect_ignore = ["peer"]
+"""transformers' own tests, which `make test-peer` fetches."""
 TILE_PX, PATCH_PX, TOKENS_A_TILE = 28, 7, 4
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 

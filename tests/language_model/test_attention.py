@@ -1,8 +1,11 @@
 """Packed heads attend to what transformers' own attention does, and are used where it's slow."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModel, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from minimonkey.language_model import attention
@@ -66,7 +69,7 @@ def test_what_it_would_not_make_faster_stays(left_to_stock, heads, key_heads, le
     assert left_to_stock == [1]
 
 
-@pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"position_bias": torch.zeros(1, 6, 2, 11)}])
+@pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"position_bias": torch.zeros(1, 6, 2, 11)}, {"output_attentions": True}])
 @torch.no_grad()
 def test_what_else_it_may_be_asked_for_stays_too(left_to_stock, asked):
     query, keys, values = sizes(1, 2)
@@ -80,12 +83,64 @@ def test_training_stays_with_transformers(left_to_stock):
     assert left_to_stock == [1]
 
 
-def test_models_whose_heads_share_keys_use_it(tiny_model):
+@pytest.fixture
+def packed_queries(monkeypatch):
+    """Numbers of queries in each call of torch's kernel: packed ones are the group's times as many."""
+    kernel, seen = nn.functional.scaled_dot_product_attention, []
+
+    def counting(query, *args, **kwargs):
+        seen.append(query.shape[2])
+        return kernel(query, *args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", counting)
+    return seen
+
+
+@torch.no_grad()
+def test_models_whose_heads_share_keys_use_it_and_are_called_sdpa(tiny_model, packed_queries):
     model = tiny_model("qwen2")
-    assert model.model.language_model.config._attn_implementation == PACKED
-    assert model.model.vision_tower.config._attn_implementation == "sdpa"
+    text = model.model.language_model
+    assert {part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)} == {"sdpa"}
+    assert {layer.self_attn.config._attn_implementation for layer in text.layers} == {PACKED}
+    ids = torch.tensor([[7]])
+    packed = text(ids).last_hidden_state
+    assert packed_queries == [2, 2], "two layers, groups of two heads"
+    assert text.layers[0].self_attn.config.num_key_value_heads == 2
+
     model.set_attn_implementation("eager")
-    assert model.model.language_model.config._attn_implementation == "eager"
+    assert text.config._attn_implementation == text.layers[0].self_attn.config._attn_implementation == "eager"
+    torch.testing.assert_close(text(ids).last_hidden_state, packed)
+    assert packed_queries == [2, 2]
+    model.set_attn_implementation("sdpa")
+    text(ids)
+    assert packed_queries == [2, 2, 2, 2]
+
+
+@torch.no_grad()
+def test_the_callers_configuration_is_left_as_it_is(tiny_config, packed_queries):
+    from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+
+    config = tiny_config("qwen2")
+    before = config.to_dict()
+    MiniMonkeyForConditionalGeneration(config)
+    assert config.to_dict() == before
+    assert config.text_config._attn_implementation == "sdpa"
+    stock = AutoModel.from_config(config.text_config).eval()
+    assert stock.layers[0].self_attn.config is config.text_config
+
+
+@torch.no_grad()
+def test_copies_pack_by_their_own_configuration(tiny_model, packed_queries):
+    model = tiny_model("qwen2")
+    text = copy.deepcopy(model).model.language_model
+    ids = torch.tensor([[7]])
+    assert torch.equal(text(ids).last_hidden_state, model.model.language_model(ids).last_hidden_state)
+    assert packed_queries == [2] * 4
+    text.set_attn_implementation("eager")
+    text(ids)
+    assert packed_queries == [2] * 4
+    model.model.language_model(ids)
+    assert packed_queries == [2] * 6
 
 
 def test_others_stay_as_they_are(tiny_config):
@@ -93,4 +148,27 @@ def test_others_stay_as_they_are(tiny_config):
 
     config = tiny_config("llama")
     config.text_config.num_key_value_heads = config.text_config.num_attention_heads
-    assert MiniMonkeyForConditionalGeneration(config).model.language_model.config._attn_implementation == "sdpa"
+    text = MiniMonkeyForConditionalGeneration(config).model.language_model
+    assert text.config._attn_implementation == text.layers[0].self_attn.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("rows", [[[7, 8, 9, 10], [11, 12, 13]], [[7, 8, 9, 10], [11, 12, 13, 14]]], ids=["4 and 3", "4 and 4"])
+def test_continuous_batching_keeps_prompts_apart(tiny_model, rows):
+    """transformers packs prompts into one row there, and makes masks by the name of the attention."""
+    model = tiny_model("qwen2")
+    settings = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=0, pad_token_id=0)
+    room = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)  # else most of the machine's memory
+    together = model.generate_batch(rows, generation_config=settings, continuous_batching_config=room, progress_bar=False)
+    for row, answer in zip(rows, together.values(), strict=True):
+        ids = torch.tensor([row])
+        alone = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, len(row) :].tolist()
+        assert answer.error is None
+        assert answer.generated_tokens == alone
+
+
+def test_compiled_layers_pack_as_they_do_otherwise(tiny_model):
+    text = tiny_model("qwen2").model.language_model
+    ids = torch.tensor([[7]])
+    with torch.no_grad():
+        compiled = torch.compile(text, backend="eager", fullgraph=True)(ids, use_cache=False).last_hidden_state
+        torch.testing.assert_close(compiled, text(ids, use_cache=False).last_hidden_state)

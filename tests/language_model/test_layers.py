@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
 
 from minimonkey.errors import UsageError
+from minimonkey.language_model import layers
 from minimonkey.language_model.layers import CACHE, positions_in, queries_and_keys, rotation, under_either_name, walk, window
 
 LENGTH, WINDOW = 24, 7
@@ -87,6 +88,18 @@ def test_the_walk_keeps_what_the_model_keeps(text, embeddings, attention):
     for mine, stock in zip(ours.layers, theirs.layers, strict=True):
         assert_close(mine.keys.transpose(1, 2)[real], stock.keys.transpose(1, 2)[real], rtol=0, atol=1e-5)
         assert_close(mine.values.transpose(1, 2)[real], stock.values.transpose(1, 2)[real], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_walk_makes_one_mask_for_all_layers_that_see_as_far(monkeypatch, text, embeddings, turned):
+    made = []
+    for name in ("create_causal_mask", "create_sliding_window_causal_mask"):
+        making = getattr(layers, name)
+        monkeypatch.setattr(layers, name, lambda making=making, **inputs: (made.append(1), making(**inputs))[1])
+    mask = torch.ones(1, LENGTH, dtype=torch.long)
+    mask[0, :4] = 0
+    walk(text, embeddings, range(3), turned=turned, mask=mask, cache=DynamicCache())
+    assert len(made) == len({window(text, index) for index in range(3)}) <= 2
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from minimonkey.errors import PictureError, PyramidError
+from minimonkey.errors import PictureError, PyramidError, UsageError
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor, paper_colour, render_level, tiles_uint8
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -224,7 +224,30 @@ def test_modes_are_converted_as_published(mode):
     np.testing.assert_array_equal(processor(picture).pixel_values, processor(picture.convert("RGB")).pixel_values)
 
 
-@pytest.mark.parametrize("array", [np.full((3, 9, 9), -0.5), np.zeros((4, 9, 9), np.complex64)])
+def test_arrays_with_transparency_are_read_as_pictures_with_transparency():
+    processor, picture = MiniMonkeyImageProcessor(pyramid=PyramidSpec(tile_px=16)), noise(50, 40).convert("RGBA")
+    picture.putalpha(noise(50, 40).convert("L"))
+    array = np.asarray(picture)
+    assert array.shape == (40, 50, 4)
+    expected = processor(picture).pixel_values
+    planes = array.transpose(2, 0, 1)
+    for same in (array, planes, torch.tensor(array), torch.tensor(planes), array.astype(np.float32) / 255):
+        np.testing.assert_array_equal(processor(same).pixel_values, expected)
+    np.testing.assert_array_equal(processor(planes, input_data_format="channels_first").pixel_values, expected)
+    batch = processor([array, noise(50, 40), array[..., :3]])
+    np.testing.assert_array_equal(batch.pixel_values, np.concatenate([expected] * 3))
+
+
+def test_means_are_those_of_rgb():
+    processor, picture = MiniMonkeyImageProcessor(pyramid=PyramidSpec(tile_px=16)), noise(50, 40)
+    expected = processor(picture, image_mean=[0.5] * 3, image_std=[0.25] * 3).pixel_values
+    np.testing.assert_array_equal(processor(picture, image_mean=0.5, image_std=0.25).pixel_values, expected)
+    for name in ("image_mean", "image_std"):
+        with pytest.raises(UsageError, match=rf"^{name}=\(0\.5, 0\.5, 0\.5, 0\.5\): expected one number, or one each for red"):
+            processor(picture, **{name: (0.5,) * 4})
+
+
+@pytest.mark.parametrize("array", [np.full((3, 9, 9), -0.5), np.zeros((4, 9, 9), np.complex64), np.zeros((5, 9, 9), np.uint8)])
 def test_an_array_that_is_no_picture_is_one_line(array):
     with pytest.raises(PictureError, match=r"array of shape \(\d, 9, 9\) is no picture: expected uint8, or floats from 0 to 1"):
         MiniMonkeyImageProcessor()(array)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoProcessor, PreTrainedTokenizerFast
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
@@ -112,6 +112,18 @@ def test_rows_are_padded_on_the_left_whatever_the_tokenizer_did():
     tokenizer.padding_side = "right"
     inputs = processor_with(tokenizer)(text=["ab cd", "a"], return_tensors="pt")
     assert inputs.attention_mask[1].tolist() == [0] * (inputs.input_ids.shape[1] - 1) + [1]
+
+
+def test_a_padding_that_the_tokenizer_was_loaded_with_counts(tmp_path, tiny_processor):
+    processor, text = tiny_processor(), ["abc", "a"]
+    processor.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding="max_length", max_length=9, trust_remote_code=False)
+    own = MiniMonkeyProcessor(processor.image_processor, tokenizer, image_seq_length=4)
+    assert own(text=text, return_tensors="pt").attention_mask.tolist() == [[0] * 6 + [1] * 3, [0] * 8 + [1]]
+    for asked in ({"padding": "longest"}, {"text_kwargs": {"padding": True}}):
+        assert own(text=text, max_length=None, **asked, return_tensors="pt").input_ids.shape == (2, 3)
+    for asked in ({"padding": False}, {"text_kwargs": {"padding": False}}):
+        assert [len(row) for row in processor(text=text, **asked).input_ids] == [3, 1]
 
 
 def test_text_alone(processor):

@@ -37,7 +37,8 @@ class TorchBackend:
         Returns:
             An output with `pooler_output` [T, N, D] and, if asked for, `attentions`, a tuple of one float32 [T, M].
         """
-        return self.network.get_image_features(pixel_values=tiles.to(self.network.device), class_attention=class_attention)
+        how = {"class_attention": class_attention, "keep_last_hidden_state": False}
+        return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how)
 
     @torch.no_grad()
     def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, Compressed | None]:

@@ -26,6 +26,7 @@ from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
 from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded
 from minimonkey.inference.prefix_cache import EMPTY, PrefixCache, common_length, sees_all
+from minimonkey.language_model.layers import CACHE
 from minimonkey.memory import enough_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import PyramidSpec, Size
@@ -233,6 +234,8 @@ class OpenPicture:
         rows = [prompt.ids for prompt in prompts]
         known = self._known(kept.prefix, rows, request.settings["max_new_tokens"])
         inputs = self._inputs(kept, rows, known)
+        if not known and self._compression is not None and read_whole(self._compression):
+            del inputs[CACHE]  # the prompt is read into a cache of its own
         if known:
             request = replace(request, kept=kept.prefix.selections)
         if len(rows) == 1 and known >= self._length:

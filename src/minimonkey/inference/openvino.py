@@ -97,7 +97,7 @@ class OpenVINOBackend(TorchBackend):
         prompt = self._prompt(inputs) if plain else None
         if prompt is None:
             return super().write(inputs, settings, selections)
-        cache, length = inputs.get(CACHE) or GrowingCache(), prompt.ids.shape[1]
+        cache, length = inputs.get(CACHE, GrowingCache()), prompt.ids.shape[1]
         self._fill(cache, prompt, length - 1)  # torch reads the last token: it writes what follows
         if prompt.compressed is not None:
             selections += prompt.compressed.selections

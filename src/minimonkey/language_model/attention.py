@@ -2,7 +2,7 @@
 
 "sdpa_packed" is for few new tokens and many earlier ones. torch's own kernel goes through all keys once for each query head, or
 transformers copies each key as often as there are heads that share it. Here the heads of a group stand one behind the other as
-further queries: keys are read once, and copied never.
+further queries: keys are read once, and copied never. Layers of a model called "sdpa" use it.
 
 "sdpa_repeated" is for a whole prompt that OpenVINO reads. It computes attention in one piece, without a map of all scores, only
 where there are as many key heads as query heads.
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED, REPEATED = "sdpa_packed", "sdpa_repeated"
-"""Names of these ways to compute attention, beside transformers' "sdpa" and "eager"."""
+"""Names of these ways to compute attention, beside transformers' "sdpa" and "eager". No model's configuration is called PACKED."""
 NOT_PLAIN = ("softcap", "cache", "position_bias")
-"""What transformers' own function knows besides dropout, and packing doesn't."""
+"""What transformers' own function knows, and packing doesn't, besides dropout and a warning for output_attentions."""
 MOST_QUERIES = 256
 """Longer texts go transformers' way: their masks, which packing repeats, would be larger than the copies of keys that it saves."""
 
@@ -43,7 +43,8 @@ def packed_attention(
     rows, heads, length, channels = query.shape
     group = heads // key.shape[1]
     shared = attention_mask.shape[1] == 1 if attention_mask is not None else length == 1
-    plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in NOT_PLAIN) and not torch.is_grad_enabled()
+    plain = not kwargs.get("dropout") and not kwargs.get("output_attentions") and not torch.is_grad_enabled()
+    plain = plain and all(kwargs.get(name) is None for name in NOT_PLAIN)
     if group == 1 or not shared or not plain or length > MOST_QUERIES or query.device.type != "cpu" or torch.jit.is_tracing():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None:
@@ -72,7 +73,32 @@ AttentionMaskInterface.register(PACKED, sdpa_mask)
 AttentionMaskInterface.register(REPEATED, sdpa_mask)
 
 
+class PackedConfig:
+    """A text model's configuration as its attention layers read it: "sdpa" reads "sdpa_packed"; all else is as it is.
+
+    transformers compares names: it makes the masks of continuous batching for "sdpa" alone. So the configuration, which the caller
+    may use elsewhere, keeps that name; attention layers look a function up by it, and nothing else reads their configuration.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self._config = config
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        name = self._config._attn_implementation
+        return PACKED if name == "sdpa" else name
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_config" or name.startswith("__"):  # a copy that isn't filled yet has none; protocols are those of this class
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+
 def pack_heads(text: nn.Module) -> None:
-    """Let a text model (LlamaModel, Phi3Model, Qwen2Model) that computes by "sdpa" compute by "sdpa_packed", in place."""
-    if text.config._attn_implementation == "sdpa" and text.config.num_key_value_heads != text.config.num_attention_heads:
-        text.config._attn_implementation = PACKED
+    """Let a text model (LlamaModel, Phi3Model, Qwen2Model) compute by "sdpa_packed" where it would by "sdpa", in place.
+
+    Its configuration is left as it is. A model whose query heads share no key heads is left as it is too.
+    """
+    for layer in text.modules():
+        if getattr(layer, "num_key_value_groups", 1) > 1 and not isinstance(layer.config, PackedConfig):
+            layer.config = PackedConfig(layer.config)

@@ -68,17 +68,29 @@ def walk(
     mask: torch.Tensor | None = None,
     cache: DynamicCache | None = None,
 ) -> torch.Tensor:
-    """Hidden states [B, L, D] after these layers of a text model (LlamaModel, Qwen2Model ...), given those before them.
+    """Run these layers of a text model (LlamaModel, Qwen2Model ...); the final norm isn't one. A causal mask [B, 1, L, tokens
+    before + L] is made once for all layers that see as far.
 
-    `cache` has what these layers read before, and keeps keys and values of this too. `mask` leaves padding out, that of what was
-    read before included: [B, tokens before + L]. The final norm isn't a layer; before layer 0 hidden states are embeddings.
+    Args:
+        text: the language model without its head.
+        hidden: what goes into the first of these layers, [B, L, D]; embeddings for layer 0.
+        layers: which; they have all read the same tokens before.
+        turned: how the tokens are turned by their positions, as `rotation` says.
+        mask: leaves padding out, that of what was read before included, [B, tokens before + L]; None if there is none.
+        cache: has what these layers read before, and gets keys and values of this too.
+
+    Returns:
+        Hidden states behind the last of these layers, [B, L, D].
     """
+    masks: dict[int | None, torch.Tensor | None] = {}
     for index in layers:
-        mask_function = create_causal_mask if window(text, index) is None else create_sliding_window_causal_mask
-        # Without position_ids: gaps between positions would count as borders between texts that were packed into one row.
-        known = {CACHE: cache} | ({} if cache is None else {"layer_idx": index})
-        seen = mask_function(config=text.config, inputs_embeds=hidden, attention_mask=mask, **known)
-        hidden = text.layers[index](hidden, attention_mask=seen, position_embeddings=turned, **{CACHE: cache})
+        sees = window(text, index)
+        if sees not in masks:
+            mask_function = create_causal_mask if sees is None else create_sliding_window_causal_mask
+            # Without position_ids: gaps between positions would count as borders between texts that were packed into one row.
+            known = {CACHE: cache} | ({} if cache is None else {"layer_idx": index})
+            masks[sees] = mask_function(config=text.config, inputs_embeds=hidden, attention_mask=mask, **known)
+        hidden = text.layers[index](hidden, attention_mask=masks[sees], position_embeddings=turned, **{CACHE: cache})
     return hidden
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
+from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -18,4 +27,6 @@ def register() -> None:
     AutoProcessor.register(MiniMonkeyConfig, MiniMonkeyProcessor, exist_ok=True)
     for tokenizer in (SentencePieceTokenizer, LlamaSentencePieceTokenizer):  # found by their names in tokenizer_config.json
         AutoTokenizer.register(MiniMonkeyConfig, tokenizer_class=tokenizer, exist_ok=True)
-    AutoModelForImageTextToText.register(MiniMonkeyConfig, MiniMonkeyForConditionalGeneration, exist_ok=True)
+    AutoModel.register(MiniMonkeyConfig, MiniMonkeyModel, exist_ok=True)
+    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto.register(MiniMonkeyConfig, MiniMonkeyForConditionalGeneration, exist_ok=True)

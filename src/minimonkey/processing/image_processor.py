@@ -17,10 +17,17 @@ import torch
 from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, SizeDict, is_pil_image
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ImageInput,
+    SizeDict,
+    infer_channel_dimension_format,
+    is_pil_image,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
 
-from minimonkey.errors import PictureError, PyramidError
+from minimonkey.errors import PictureError, PyramidError, UsageError
 from minimonkey.pyramid import Level, Pyramid, PyramidSpec, Size
 
 THREADS_PAY_FROM = 4_000_000
@@ -108,7 +115,7 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
     * `return_level_tiles=False` leaves `level_tiles` out, for models of the stock class.
 
     Pictures are PIL pictures, arrays or tensors (uint8, or float from 0 to 1; channels first or last), or lists of them.
-    Raises PyramidError for a wrong setting and PictureError for an array that is no picture.
+    Raises PyramidError or UsageError for a wrong setting, and PictureError for an array that is no picture.
     """
 
     valid_kwargs = MiniMonkeyImageProcessorKwargs
@@ -174,6 +181,10 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
             return _rgb(image)
         array = np.asarray(image)
         try:
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"no numbers of a picture: {array.dtype}")
+            if input_data_format is None and array.ndim == 3 and not {1, 3} & {array.shape[0], array.shape[2]}:
+                input_data_format = infer_channel_dimension_format(array, num_channels=4)  # `to_pil_image` looks for 1 and 3 alone
             picture = to_pil_image(array, input_data_format=input_data_format)
         except (TypeError, ValueError) as error:
             kind = f"a {array.dtype} array of shape {array.shape}"
@@ -233,7 +244,7 @@ def _normalised(
     """The tiles of all pictures, `(pixel * rescale_factor - mean) / std`: float32 [T, 3, S, S]."""
     pixel_values = np.empty((sum(plan.tile_count for plan in pyramids), 3, tile_px, tile_px), np.float32)
     divisor = np.float32(1 if rescale_factor is None else 1 / rescale_factor)
-    means, stds = np.asarray(image_mean, np.float32), np.asarray(image_std, np.float32)
+    means, stds = _by_channel("image_mean", image_mean), _by_channel("image_std", image_std)
 
     def normalise(tile: np.ndarray, out: np.ndarray) -> None:
         for plane, result, mean, std in zip(tile, out, means, stds, strict=True):  # planes stay in the cache
@@ -247,6 +258,14 @@ def _normalised(
         _cut(picture, plan, pixel_values[start : start + plan.tile_count], normalise)
         start += plan.tile_count
     return pixel_values
+
+
+def _by_channel(name: str, value: Any) -> np.ndarray:
+    """One number for all channels, or one for each, as float32 [3]."""
+    numbers = np.asarray(value, np.float32)
+    if numbers.shape not in ((), (3,)):
+        raise UsageError(f"{name}={value!r}: expected one number, or one each for red, green and blue; pictures are read as RGB")
+    return np.broadcast_to(numbers, 3)
 
 
 def _tile_px(size: Any) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 
 from tokenizers import AddedToken, normalizers
 from transformers.image_processing_base import BatchFeature
-from transformers.image_utils import make_flat_list_of_images
+from transformers.image_utils import ImageInput, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.tokenization_utils_base import TextInput
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -41,9 +42,10 @@ class MiniMonkeyProcessor(ProcessorMixin):
     """Image processor, tokenizer and chat template in one, as `AutoProcessor` returns it.
 
     `processor(images=[...], text=[...], return_tensors="pt")` gives `input_ids` and `attention_mask` (int64 [rows, length], padded
-    on the left), `pixel_values` (float32 [tiles, 3, side, side]) and `level_tiles` (int64 [pictures, 3]). The text has one
-    `processor.image_token` or `<image>` a picture, all rows together in the order of the pictures. A `pyramid`, or any other
-    setting of `MiniMonkeyImageProcessor`, may be given for one call. Raises PromptError if pictures and marks don't match.
+    on the left to the longest row, unless the call or the tokenizer's own settings say otherwise), `pixel_values` (float32 [tiles,
+    3, side, side]) and `level_tiles` (int64 [pictures, 3]). The text has one `processor.image_token` or `<image>` a picture, all
+    rows together in the order of the pictures. A `pyramid`, or any other setting of `MiniMonkeyImageProcessor`, may be given for
+    one call. Raises PromptError if pictures and marks don't match.
 
     A stock image processor (GotOcr2) is replaced by ours with its settings, so that `from_pretrained` takes a stock folder too.
     """
@@ -187,9 +189,11 @@ class MiniMonkeyProcessor(ProcessorMixin):
         with _one_at_a_time:
             return self.tokenizer(text, **settings).input_ids
 
-    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        if "padding" not in kwargs.get("text_kwargs", {}):
-            kwargs.setdefault("padding", True)
+    def __call__(
+        self, images: ImageInput | None = None, text: TextInput | list[TextInput] | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        if not any("padding" in settings for settings in (kwargs, kwargs.get("text_kwargs", {}), self.tokenizer.init_kwargs)):
+            kwargs["padding"] = True
         with _one_at_a_time:
             return super().__call__(images=images, text=text, **kwargs)
 

@@ -5,7 +5,15 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache, InternVLConfig, InternVLForConditionalGeneration, LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    CompileConfig,
+    DynamicCache,
+    GenerationConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from minimonkey.compression.spec import CompressionSpec
@@ -87,7 +95,7 @@ def test_a_stock_folder_loads_with_equal_logits_and_is_saved_with_equal_keys(tmp
     assert keys["ours"] == keys["fresh"] == keys["stock"]
     assert ("language_model.lm_head.weight" in keys["ours"]) is not tied
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["model_type"] == "minimonkey"
-    again = MiniMonkeyForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
+    again = MiniMonkeyForConditionalGeneration.from_pretrained(pretrained_model_name_or_path=tmp_path / "ours").eval()
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, expected)
 
@@ -365,3 +373,88 @@ def test_compression_belongs_to_a_prompt_at_inference(model):
         model.generate(**inputs, cache=begun[CACHE], compression=HALF)
     with pytest.raises(UsageError, match="give input_ids, not embeddings"):
         model(inputs_embeds=torch.zeros(1, 9, 32), pixel_values=inputs["pixel_values"], compression=HALF)
+
+
+SCM, UNIFORM = CompressionSpec("scm", keep_ratio=0.5), CompressionSpec("uniform", keep_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (CACHE, DynamicCache()),
+        ("output_hidden_states", True),
+        ("output_attentions", True),
+        ("cache_implementation", "static"),
+        ("cache_implementation", "quantized"),
+        ("generation_config", GenerationConfig(cache_implementation="static", eos_token_id=2, pad_token_id=0, **GREEDY)),
+    ],
+)
+def test_a_prompt_that_is_read_while_it_is_compressed_is_refused_what_it_cannot_give(model, name, value):
+    """scm reads into a cache of its own, and layers after the second read fewer tokens: `forward` and `generate` say so alike."""
+    inputs = picture() | {name: value} | ({} if name == "generation_config" else GREEDY)
+    missing = "cache_implementation" if name == "generation_config" else name
+    line = f"^scm changes which tokens there are: leave out {missing}$"
+    with pytest.raises(UsageError, match=line):
+        model.generate(**inputs, compression=SCM)
+    if name in (CACHE, "output_hidden_states", "output_attentions"):
+        with pytest.raises(UsageError, match=line), torch.no_grad():
+            model(**picture(), **{name: value}, compression=SCM)
+    with torch.no_grad():
+        read = model.model.compress(SCM, **picture())
+    kept = read.ids(picture()["input_ids"], 0)
+    with pytest.raises(UsageError, match=f"^compression changes which tokens there are: leave out {missing}$"):
+        model.generate(kept, compression=read, **{name: value} | ({} if name == "generation_config" else GREEDY))
+
+
+def test_what_it_would_have_anyway_is_no_reason_to_refuse(model):
+    plain = model.generate(**picture(), compression=SCM, **GREEDY)
+    same = {"cache_implementation": "dynamic", "output_attentions": False, CACHE: None, "use_cache": True}
+    assert torch.equal(model.generate(**picture(), compression=SCM, **same, **GREEDY), plain)
+    text = model.generate(**prompt(5), **GREEDY)
+    assert torch.equal(model.generate(**prompt(5), compression=SCM, cache_implementation="static", **GREEDY), text)
+
+
+def test_a_cache_that_is_given_is_filled_by_selectors_that_choose_before_the_model(model):
+    cache = DynamicCache()
+    model.generate(**picture(), compression=UNIFORM, cache=cache, **GREEDY)
+    assert cache.get_seq_length() == 14 - 2 + 7 - 1
+
+
+@pytest.mark.parametrize("compression", [SCM, UNIFORM], ids=["scm", "uniform"])
+@pytest.mark.parametrize("where", ["call", "configuration"])
+def test_what_keeps_no_cache_keeps_nothing_of_a_compressed_prompt(model, compression, where):
+    config = GenerationConfig(use_cache=False, eos_token_id=2, pad_token_id=0, **GREEDY)
+    settings = GREEDY | {"use_cache": False} if where == "call" else {"generation_config": config}
+    with pytest.raises(UsageError, match="^use_cache=False: what compression keeps is kept in the cache"):
+        model.generate(**picture(), compression=compression, **settings)
+
+
+@pytest.mark.parametrize("compression", [SCM, UNIFORM], ids=["scm", "uniform"])
+@pytest.mark.parametrize("where", ["call", "configuration"])
+def test_a_compressed_prompt_is_not_read_in_chunks(model, compression, where):
+    """Its first forward would read all of it, and the next chunks once more behind it."""
+    config = GenerationConfig(prefill_chunk_size=4, eos_token_id=2, pad_token_id=0, **GREEDY)
+    settings = GREEDY | {"prefill_chunk_size": 4} if where == "call" else {"generation_config": config}
+    with pytest.raises(UsageError, match="^prefill_chunk_size=4: compression reads a prompt in one piece; leave one of the two"):
+        model.generate(**picture(), compression=compression, **settings)
+    text = model.generate(**prompt(9), **GREEDY)
+    assert torch.equal(model.generate(**prompt(9), compression=compression, **settings), text)
+
+
+@pytest.mark.parametrize("compression", [SCM, UNIFORM], ids=["scm", "uniform"])
+def test_an_assistant_is_refused_a_compressed_prompt_alone(model, compression):
+    settings = GREEDY | {"assistant_model": randomised(MiniMonkeyForConditionalGeneration(model.config), seed=1)}
+    with pytest.raises(UsageError, match="^compression .*: leave out assistant_model$") as caught:
+        model.generate(**picture(), compression=compression, **settings)
+    assert "\n" not in str(caught.value)
+    for inputs, spec in ((picture(), None), (picture(detail=0), compression)):
+        assert torch.equal(model.generate(**inputs, compression=spec, **settings), model.generate(**inputs, **GREEDY))
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # transformers' own collector of outputs
+def test_steps_after_a_compressed_prompt_compile_in_one_graph(model):
+    compiled = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    compiled._compile_all_devices = True  # else on accelerators alone
+    plain = model.generate(**picture(), compression=UNIFORM, **GREEDY)
+    settings = {"cache_implementation": "static", "compile_config": compiled}
+    assert torch.equal(model.generate(**picture(), compression=UNIFORM, **settings, **GREEDY), plain)

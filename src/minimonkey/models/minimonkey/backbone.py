@@ -11,7 +11,7 @@ text or devices: tensors stay where the caller put them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,19 +30,13 @@ from minimonkey.language_model.attention import pack_heads
 from minimonkey.language_model.layers import CACHE, under_either_name
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.models.minimonkey.vision_features import distinct_tiles, joined, repeated, with_class_attention
+from minimonkey.models.minimonkey.vision_features import distinct_tiles, gathered, has_values, trimmed, with_class_attention
 from minimonkey.models.strict_loading import register_key_names
 from minimonkey.pyramid import LevelName
 
-PICTURE_INPUTS = (
-    "pixel_values",
-    "attention_mask",
-    "level_tiles",
-    "level_order",
-    "mm_encoder_outputs",
-    "vision_feature_layer",
-    "vision_feature_select_strategy",
-)
+PIXEL_INPUTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
+"""What the vision encoder gets, and how its features are chosen."""
+PICTURE_INPUTS = (*PIXEL_INPUTS, "attention_mask", "level_tiles", "level_order", "mm_encoder_outputs")
 """What else belongs to a prompt than its ids; compression turns all of it into embeddings."""
 OF_THE_WHOLE_PROMPT = (CACHE, "output_hidden_states", "output_attentions")
 """What there can't be if fewer tokens are read from one layer to the next, into a cache of their own."""
@@ -52,6 +46,7 @@ class MiniMonkeyModel(InternVLModel):
     """Vision encoder, projector and language model, without a head."""
 
     config: MiniMonkeyConfig
+    config_class = MiniMonkeyConfig  # transformers reads the annotation too, which is text here
 
     tile_batch: int = 16
     """Most tiles that go through the vision encoder at once at inference; bounds its memory."""
@@ -71,33 +66,62 @@ class MiniMonkeyModel(InternVLModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         class_attention: bool = False,
+        keep_last_hidden_state: bool = True,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode tiles: float [T, 3, S, S] -> an output whose `pooler_output` is [T, N, D], ready for the language model.
+        """Encode tiles, ready for the language model.
 
-        In evaluation mode and without gradients each distinct tile is encoded once, `tile_batch` at a time; otherwise all tiles
-        at once, as the stock model does. Values equal the stock model's up to the rounding of another batch size.
-        `class_attention`: the output's `attentions` is a tuple of one, where the class token looks in the encoder's last layer:
-        float32 [T, patches].
+        In evaluation mode and without gradients (`torch.no_grad()`) each distinct tile is encoded once, `tile_batch` at a time.
+        Otherwise, and while a graph is recorded (traced, exported, compiled), all tiles are encoded at once, as the stock model
+        does: without `no_grad`, inference takes the memory of training. Values equal the stock model's up to the rounding of
+        another batch size.
+
+        Args:
+            pixel_values: float [T, 3, S, S].
+            vision_feature_layer: which hidden state becomes features, if not the one of the configuration.
+            vision_feature_select_strategy: likewise, with ("full") or without ("default") the class token.
+            class_attention: find out where the class token looks in the encoder's last layer.
+            keep_last_hidden_state: give the encoder's output too, four times as large as the features or more.
+            kwargs: as in transformers; what `output_hidden_states` or `output_attentions`, here or in the encoder's configuration,
+                ask for is kept.
+
+        Returns:
+            An output with `pooler_output` [T, N, D]; `last_hidden_state` [T, 1 + patches, W]; hidden states and attentions if asked
+            for. With `class_attention` the `attentions` are a tuple of one, float32 [T, patches].
         """
-
         kwargs |= {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
+        if (asked := kwargs.get("output_hidden_states")) is None:
+            asked = kwargs["output_hidden_states"] = self.config.vision_config.output_hidden_states
         encode = partial(super().get_image_features, return_dict=True, **kwargs)
         if class_attention:
-            encode = partial(with_class_attention, self.vision_tower.encoder.layer[-1], encode)
+            used = vision_feature_layer or self.config.vision_feature_layer
+            encode = partial(with_class_attention, self.vision_tower.encoder.layer, encode, used, asked)
+        wanted = {"last_hidden_state": keep_last_hidden_state, "hidden_states": asked}
+        unwanted = [name for name in wanted if not wanted[name]]
 
-        if self.training or torch.is_grad_enabled():
-            return encode(pixel_values=pixel_values)
-        if self.encode_duplicates:
-            return joined([encode(pixel_values=tiles) for tiles in pixel_values.split(self.tile_batch)])
-        first, index = distinct_tiles(pixel_values)
-        return repeated(joined([encode(pixel_values=tiles) for tiles in pixel_values[first].split(self.tile_batch)]), index)
+        if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
+            return trimmed(encode(pixel_values=pixel_values), unwanted)
+        every = torch.arange(len(pixel_values), device=pixel_values.device)
+        first, index = (every, every) if self.encode_duplicates else distinct_tiles(pixel_values)
+        batches = (pixel_values[batch] for batch in first.split(self.tile_batch))
+        return gathered((trimmed(encode(pixel_values=tiles), unwanted) for tiles in batches), index)
+
+    def with_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of `forward` or `generate` with features in place of pixels, as `mm_encoder_outputs`; nothing else of the
+        encoder's is kept. As they are where there are no pixels, or where both are given, which transformers refuses."""
+        if inputs.get("pixel_values") is None or inputs.get("mm_encoder_outputs") is not None:
+            return inputs
+        how = {name: inputs[name] for name in PIXEL_INPUTS if name in inputs}
+        features = self.get_image_features(**how, keep_last_hidden_state=False, return_dict=True)
+        return {name: value for name, value in inputs.items() if name not in how} | {"mm_encoder_outputs": {"image": features}}
 
     @under_either_name
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
         compression: CompressionSpec | Compressed | None = None,
@@ -105,9 +129,9 @@ class MiniMonkeyModel(InternVLModel):
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
         """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
-        inputs[CACHE] = cache
+        inputs |= {CACHE: cache, "inputs_embeds": inputs_embeds}  # by name above, as transformers asks the signature for them
         if compression is None or is_filled(cache):
-            return super().forward(input_ids=input_ids, **inputs)
+            return super().forward(input_ids=input_ids, **self.with_features(inputs))
         if isinstance(compression, Compressed):
             times = 1 if input_ids is None else len(input_ids) // len(compression.index)
             compressed = compression.repeated(times)
@@ -117,10 +141,9 @@ class MiniMonkeyModel(InternVLModel):
             prompt = {name: inputs.get(name) for name in PICTURE_INPUTS} | {"level_tiles": level_tiles, "level_order": level_order}
             found = self.compress(compression, input_ids, **prompt)
             if found is None:
-                return super().forward(input_ids=input_ids, **inputs)
-            for name in ("position_ids",) if found.hidden is None else ("position_ids", *OF_THE_WHOLE_PROMPT):
-                if inputs.get(name) is not None and inputs[name] is not False:
-                    raise UsageError(f"{compression.selector} changes which tokens there are: leave out {name}")
+                return super().forward(input_ids=input_ids, **self.with_features(inputs))
+            whole = () if found.hidden is None else OF_THE_WHOLE_PROMPT
+            refuse(compression.selector, ("position_ids", *whole), inputs)
             compressed = found
         if compressed.hidden is None:
             read = {"inputs_embeds": compressed.embeddings, "attention_mask": compressed.mask, "position_ids": compressed.positions}
@@ -158,7 +181,8 @@ class MiniMonkeyModel(InternVLModel):
             return None
         by_class = spec.selector == "visionzip"
         if ready is None:
-            ready = self.get_image_features(pixel_values, return_dict=True, class_attention=by_class, **how)
+            how |= {"class_attention": by_class, "keep_last_hidden_state": False}
+            ready = self.get_image_features(pixel_values, return_dict=True, **how)
         elif by_class and not ready.attentions:
             raise UsageError(
                 "visionzip watches the encoder: give pixel_values, or outputs of get_image_features(class_attention=True)"
@@ -186,6 +210,13 @@ class MiniMonkeyModel(InternVLModel):
         side = math.isqrt(attention.shape[1])
         patches = attention.view(len(attention), side, side, 1)
         return self.pixel_shuffle(patches, scale_factor=self.config.downsample_ratio).sum(dim=-1).flatten()
+
+
+def refuse(selector: str, names: Iterable[str], inputs: Mapping[str, Any]) -> None:
+    """Raises UsageError if one of these inputs, of the whole prompt each, is given or asked for."""
+    for name in names:
+        if inputs.get(name) is not None and inputs[name] is not False:
+            raise UsageError(f"{selector} changes which tokens there are: leave out {name}")
 
 
 def is_filled(cache: Any) -> bool:

@@ -21,10 +21,13 @@ from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.language_model.layers import CACHE, under_either_name
-from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
+from minimonkey.models.minimonkey.backbone import OF_THE_WHOLE_PROMPT, PICTURE_INPUTS, MiniMonkeyModel, is_filled, refuse
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.strict_loading import load_strictly
 from minimonkey.pyramid import LevelName
+
+SAME_CACHE = ("dynamic", "dynamic_full")
+"""transformers' names for the kind of cache that a prompt is read into while it is compressed."""
 
 
 class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
@@ -40,9 +43,22 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, source, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-        """As in transformers, but safetensors only, no remote code, and a CheckpointError for every tensor that doesn't fit."""
-        model, info = load_strictly(super().from_pretrained, source, *args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+        """As in transformers, but safetensors only and no remote code.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or the name of a repository.
+            output_loading_info: give the loading info too.
+            args, kwargs: as in transformers.
+
+        Returns:
+            The model, in evaluation mode; with `output_loading_info` the pair of it and the info.
+
+        Raises:
+            CheckpointError: for every tensor that is missing, not expected or of another shape than the configuration says.
+            ShortOfMemoryError: if the weights don't fit into memory.
+        """
+        model, info = load_strictly(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         return (model, info) if output_loading_info else model
 
     @under_either_name
@@ -95,6 +111,12 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             **kwargs,
         )
 
+    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers; compression belongs to the first reading. Later ones, which may be compiled, never see it."""
+        if not is_first_iteration:
+            kwargs.pop("compression", None)
+        return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+
     @under_either_name
     @torch.no_grad()
     def generate(
@@ -107,19 +129,33 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         selections: list[Selection] | None = None,
         **settings: Any,
     ):
-        """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens, and
-        `selections`, a list, gets what was chosen of each picture.
+        """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens.
 
-        What comes back is as without it: the whole prompts' ids, then the new ones; `max_length` and `min_length` count both.
-        Streamers and criteria see the kept ids. If what `model.compress` made of prompts is given for it, `inputs` are the kept
-        ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language model has
-        read the prompts.
+        Streamers and criteria see the kept ids; `max_length` and `min_length` count the whole prompts and the new tokens.
+
+        Args:
+            inputs: ids of the prompts, int64 [B, L]; also by the name of `input_ids`.
+            generation_config: as in transformers.
+            compression: settings, or what `model.compress` made of the prompts before. In the latter case `inputs` are the kept
+                ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language
+                model has read the prompts.
+            selections: a list that gets what was chosen of each picture.
+            settings: as in transformers, pixel values and `level_tiles` of the pictures among them.
+
+        Returns:
+            As without compression: the whole prompts' ids, then the new ones; or an output that has them as `sequences`.
+
+        Raises:
+            UsageError: for what a selector can't do, and for settings that can't go with a compressed prompt: no cache, reading in
+                chunks, an assistant; and where it is read while it is compressed (scm and fastv) a cache of the caller's, hidden
+                states and attentions.
         """
         if cache is not None:
             settings[CACHE] = cache
-        if compression is None:
-            return super().generate(inputs, generation_config, *args, **settings)
+        if compression is None:  # encoded here, as transformers would keep the encoder's output until the answer is there
+            return super().generate(inputs, generation_config, *args, **self.model.with_features(settings))
         if isinstance(compression, Compressed):
+            self._check_settings("compression", compression, settings, generation_config)
             mask = settings.get("attention_mask", compression.mask)
             places = torch.cat((compression.positions, compression.behind(mask[:, compression.mask.shape[1] :])), dim=1)
             settings |= {"attention_mask": mask, "position_ids": places}
@@ -127,12 +163,11 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             return super().generate(inputs, generation_config, *args, **settings, compression=compression)
         if is_filled(cache) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError(f"compression begins with ids: leave out {CACHE}, inputs_embeds and position_ids")
-        if settings.get("use_cache") is False:
-            raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
         prompt = settings.pop("input_ids", inputs)
         compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
         if compressed is None:
-            return super().generate(prompt, generation_config, *args, **settings)
+            return super().generate(prompt, generation_config, *args, **self.model.with_features(settings))
+        self._check_settings(compression.selector, compressed, settings, generation_config)
         if selections is not None:
             selections += compressed.selections
         kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
@@ -146,6 +181,23 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         output.sequences = whole
         return output
 
+    def _check_settings(
+        self, selector: str, compressed: Compressed, settings: dict[str, Any], config: GenerationConfig | None
+    ) -> None:
+        """Raises UsageError for what can't go with a compressed prompt, wherever it is set: in the call or in a configuration."""
+        names = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
+        asked = {name: _asked(name, settings, config, self.generation_config) for name in names}
+        if asked["use_cache"] is False:
+            raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
+        if asked["prefill_chunk_size"] is not None:
+            value = asked["prefill_chunk_size"]
+            raise UsageError(f"prefill_chunk_size={value!r}: compression reads a prompt in one piece; leave one of the two out")
+        if asked["assistant_model"] is not None:
+            raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
+        if compressed.hidden is not None:  # it has been read, into a cache of its own
+            asked["cache_implementation"] = None if asked["cache_implementation"] in SAME_CACHE else asked["cache_implementation"]
+            refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), asked)
+
     def _take_off(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
         """The config, and the settings in place, with lengths that don't count the dropped tokens: `generate` never sees these."""
         config = copy.copy(config)
@@ -158,3 +210,9 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             elif own is not None and settings.get(name.replace("length", "new_tokens")) is None:  # which goes before it
                 settings[name] = max(own - dropped, 0)
         return config
+
+
+def _asked(name: str, settings: dict[str, Any], *configs: GenerationConfig | None) -> Any:
+    """What `generate` goes by: what the call says, else the first configuration that says something."""
+    said = (getattr(config, name, None) for config in configs)
+    return settings[name] if name in settings else next((value for value in said if value is not None), None)

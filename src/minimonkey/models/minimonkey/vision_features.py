@@ -7,12 +7,21 @@ Knows tensors and one layer of the encoder, no picture and no language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import is_tracing
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether decisions may be taken by what is in a tensor: not while a graph is recorded (traced, exported, compiled, captured),
+    which would keep this sample's decisions for all others, and not where there is nothing in it (fake tensors, meta device)."""
+    return not is_tracing(tensor) and not tensor.is_meta
+
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers of as many bytes as a format of pixels."""
@@ -45,14 +54,40 @@ def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.tensor(first, device=pixel_values.device), torch.tensor(index, device=pixel_values.device)
 
 
-def joined(parts: list[BaseModelOutputWithPooling]) -> BaseModelOutputWithPooling:
-    """Outputs of several batches of tiles as one."""
-    return parts[0] if len(parts) == 1 else _each_tensor(torch.cat, parts)
+def gathered(outputs: Iterator[BaseModelOutputWithPooling], index: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Outputs of one batch of distinct tiles after the other, as one output for all tiles.
+
+    Room is made once: while it is filled, one batch stands beside it.
+
+    Args:
+        outputs: those of the distinct tiles, in their order.
+        index: each tile's place among the distinct ones, int64 [T].
+
+    Returns:
+        An output of the same kind, each of its tensors [T, ...].
+    """
+    part = next(outputs)
+    if len(part.pooler_output) == len(index):
+        return part
+    whole, begin = _each_tensor(lambda versions: versions[0].new_empty(len(index), *versions[0].shape[1:]), [part]), 0
+    while part is not None:
+        end = begin + len(part.pooler_output)
+        places = ((index >= begin) & (index < end)).nonzero()[:, 0]
+        copy = partial(_copy_rows, places, index[places] - begin)
+        _each_tensor(copy, [whole, part])
+        part, begin = None, end  # let go of it before the next batch is encoded
+        part = next(outputs, None)
+    return whole
 
 
-def repeated(output: BaseModelOutputWithPooling, index: torch.Tensor) -> BaseModelOutputWithPooling:
-    """The output for tiles of which these were the distinct ones; `index` int64 [T] is each tile's place among them."""
-    return output if len(output.pooler_output) == len(index) else _each_tensor(lambda versions: versions[0][index], [output])
+def _copy_rows(places: torch.Tensor, rows: torch.Tensor, versions: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of the second tensor at these places of the first."""
+    return versions[0].index_copy_(0, places, versions[1][rows])
+
+
+def trimmed(output: BaseModelOutputWithPooling, unwanted: Collection[str]) -> BaseModelOutputWithPooling:
+    """The output without these fields. (Set to None, an output of transformers would keep them nevertheless.)"""
+    return type(output)(**{name: value for name, value in output.items() if name not in unwanted})
 
 
 def _each_tensor(function, outputs: list):
@@ -64,20 +99,32 @@ def _each_tensor(function, outputs: list):
     return type(outputs[0])(**{name: _each_tensor(function, [output[name] for output in outputs]) for name in outputs[0]})
 
 
-def with_class_attention(layer: nn.Module, encode: Callable[..., Any], pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` saw in this layer."""
-    seen: list[torch.Tensor] = []
+def with_class_attention(
+    layers: nn.ModuleList, encode: Callable[..., Any], used: int | list[int], asked: Any, pixel_values: torch.Tensor
+) -> BaseModelOutputWithPooling:
+    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` sees in the last layer.
 
-    def look(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen.append(class_attention(layer, args[0] if args else kwargs["hidden_states"]))
+    What goes into that layer is asked of transformers as a hidden state, which it keeps for each thread apart. A hook of ours on
+    the layer, which threads share, would see other threads' tiles too.
 
-    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        output = encode(pixel_values=pixel_values)
-    finally:
-        handle.remove()
-    output.attentions = tuple(seen)
-    return output
+    Args:
+        layers: the encoder's.
+        encode: `get_image_features` of the stock class.
+        used: which hidden states the features are made of; -1 for the encoder's output.
+        asked: which hidden states the caller asks for, as `output_hidden_states` of transformers.
+        pixel_values: [T, 3, S, S].
+    """
+    count, more = len(layers), [state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked]
+    # Such a list counts what comes out of layers until transformers 5.22, then what goes in too: [-2] goes into the last in both.
+    states = True if asked is True or count == 1 else [count - 2, count - 1, *more]
+    output = encode(pixel_values=pixel_values, output_hidden_states=states)
+    return type(output)(**dict(output) | {"attentions": (class_attention(layers[-1], output.hidden_states[-2]),)})
+
+
+def _listed(states: bool | int | list[int] | None) -> list[int]:
+    if states is None or isinstance(states, bool):
+        return []
+    return [states] if isinstance(states, int) else list(states)
 
 
 @torch.no_grad()
@@ -87,6 +134,7 @@ def class_attention(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     `hidden` [T, 1 + M, W] goes into the layer, the class token first. Probabilities are over all tokens; the class token's own
     share is left out.
     """
+    hidden = hidden.to(next(layer.parameters()).device)  # another than before if layers are spread out
     attention, hidden = layer.attention, layer.layernorm_before(hidden)
     queries, keys = attention.q_norm(attention.q_proj(hidden[:, :1])), attention.k_norm(attention.k_proj(hidden))
     queries, keys = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys))
