@@ -46,7 +46,7 @@ HUB = "expected nothing: the code of this way of decoding would be fetched from 
         ({"prefill_chunk_size": 0}, "prefill_chunk_size=0: expected a whole number, 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens=0: expected a whole number, 1 or more"),
         ({"top_k": "x"}, "top_k='x': expected a whole number, 0 or more"),
-        ({"early_stopping": 7}, "`early_stopping` must be a boolean or 'never'"),
+        ({"early_stopping": 7}, "ValueError: `early_stopping` must be a boolean or 'never'"),
         ({"watermarking_config": {"context_width": 0}}, "watermarking_config={'context_width': 0}: expected a WatermarkingConfig"),
         ([1], "expected a JSON object of settings"),
     ],

@@ -26,7 +26,7 @@ from transformers import InternVLConfig, PreTrainedTokenizerBase
 from minimonkey.checkpoints.published import MODEL_TYPE, PublishedSettings
 from minimonkey.checkpoints.rules import to_native
 from minimonkey.checkpoints.tensors import LazyTensor, opened
-from minimonkey.errors import CheckpointError, PyramidError
+from minimonkey.errors import CheckpointError, MiniMonkeyError, PyramidError
 from minimonkey.models.minimonkey.configuration import FORMER_SETTINGS, MiniMonkeyConfig
 from minimonkey.models.strict_loading import INDEX, WHOLE, check_one_set
 from minimonkey.pyramid import PyramidSpec
@@ -241,6 +241,7 @@ def read_json(file: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """An error's class and the beginning of its message, on one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """An error's class, unless it is ours, and the beginning of its message, on one line."""
+    name = "" if isinstance(error, MiniMonkeyError) else f"{type(error).__name__}: "
+    text = " ".join(f"{name}{error}".split())
     return text if len(text) <= 160 else f"{text[:160]}..."

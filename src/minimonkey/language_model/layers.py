@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb  # the one that leaves unrotated channels as they are
 
@@ -46,6 +46,11 @@ def under_either_name(function: Callable[Given, Returned]) -> Callable[Given, Re
         return function(*args, **kwargs)
 
     return renamed
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """A cache, or None, as an argument of transformers. Continuous batching calls its own kind `cache` in every release."""
+    return {CACHE if cache is None or isinstance(cache, Cache) else "cache": cache}
 
 
 def positions_in(mask: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from minimonkey.compression.spans import detail_levels
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.language_model.attention import pack_heads
-from minimonkey.language_model.layers import CACHE, under_either_name
+from minimonkey.language_model.layers import CACHE, cache_argument, under_either_name
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.vision_features import distinct_tiles, gathered, has_values, trimmed, with_class_attention
@@ -129,7 +129,8 @@ class MiniMonkeyModel(InternVLModel):
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
         """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
-        inputs |= {CACHE: cache, "inputs_embeds": inputs_embeds}  # by name above, as transformers asks the signature for them
+        inputs |= cache_argument(cache)
+        inputs["inputs_embeds"] = inputs_embeds  # by name above, as transformers asks the signature for it
         if compression is None or is_filled(cache):
             return super().forward(input_ids=input_ids, **self.with_features(inputs))
         if isinstance(compression, Compressed):

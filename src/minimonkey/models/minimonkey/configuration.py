@@ -23,11 +23,11 @@ class MiniMonkeyConfig(InternVLConfig):
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
 
     @classmethod
-    def get_config_dict(cls, source, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What config.json says, of a folder or hub id; the other files aren't looked at.
 
         Args:
-            source: the folder or hub id.
+            pretrained_model_name_or_path: the folder or hub id.
             **kwargs: as in transformers.
 
         Returns:
@@ -37,6 +37,7 @@ class MiniMonkeyConfig(InternVLConfig):
             CheckpointError: the settings are of another kind of model. transformers would take the default of each that is
                 missing, and so make a network of 11.8 billion parameters of a published folder.
         """
+        source = pretrained_model_name_or_path  # transformers' name for it
         settings, unused = super().get_config_dict(source, **kwargs)
         if not settings:
             raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from minimonkey.compression.compressed_prompt import Compressed
 from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
-from minimonkey.language_model.layers import CACHE, under_either_name
+from minimonkey.language_model.layers import CACHE, cache_argument, under_either_name
 from minimonkey.models.minimonkey.backbone import OF_THE_WHOLE_PROMPT, PICTURE_INPUTS, MiniMonkeyModel, is_filled, refuse
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.strict_loading import load_strictly
@@ -107,10 +108,11 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             logits_to_keep=logits_to_keep,
             image_sizes=image_sizes,
             mm_encoder_outputs=mm_encoder_outputs,
-            **{CACHE: cache},
+            **cache_argument(cache),
             **kwargs,
         )
 
+    @wraps(InternVLForConditionalGeneration.prepare_inputs_for_generation)  # whose signature says what `generate` takes
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
         """As in transformers; compression belongs to the first reading. Later ones, which may be compiled, never see it."""
         if not is_first_iteration:
