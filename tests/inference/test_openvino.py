@@ -162,7 +162,11 @@ def test_the_network_stays_plain_torch(pair):
     for one, other in zip(ours.model.modules(), torchs.model.modules(), strict=True):
         assert type(one) is type(other) and "forward" not in vars(one) and one.training == other.training
         assert not one._forward_hooks and not one._forward_pre_hooks
-    copy.deepcopy(ours.model)
+    twin = copy.deepcopy(ours)
+    with torch.no_grad():
+        in_place(ours.model)
+    same(twin.ask(PICTURE, "?", **LENGTH), torchs.ask(PICTURE, "?", **LENGTH))
+    assert twin.backend.network is twin.model is not ours.model
 
 
 def in_place(model):

@@ -6,6 +6,7 @@ import math
 import pickle
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -594,3 +595,33 @@ def test_copies_answer_alike_and_a_deep_one_shares_nothing(vlm):
         assert deep.cache_bytes > 0 == vlm.cache_bytes
     twins = copy.deepcopy([vlm, vlm])
     assert twins[0] is twins[1]
+
+
+class Adapted(torch.nn.Module):
+    """A network as peft wraps it."""
+
+    def __init__(self, network, is_prompt_learning=False):
+        super().__init__()
+        self.network = network
+        kind = "PROMPT_TUNING" if is_prompt_learning else "LORA"
+        self.active_peft_config = SimpleNamespace(is_prompt_learning=is_prompt_learning, peft_type=kind)
+
+    def get_base_model(self):
+        return self.network
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.network, name)
+
+
+def test_a_network_with_adapters(vlm):
+    """`ask` and `open` use the layers into which adapters were put; an adapter that is none of them is refused."""
+    adapted = VisionLanguageModel(Adapted(vlm.model), vlm.processor)
+    expected = vlm.ask(WIDE, "?", max_new_tokens=4)
+    assert adapted.ask(WIDE, "?", max_new_tokens=4).token_ids == expected.token_ids
+    with adapted.open(WIDE) as opened:
+        assert opened.ask("?", max_new_tokens=4).token_ids == expected.token_ids
+    with pytest.raises(UsageError, match="PROMPT_TUNING can't be asked: .* use one that is, as LoRA"):
+        VisionLanguageModel(Adapted(vlm.model, is_prompt_learning=True), vlm.processor)

@@ -72,6 +72,10 @@ class OpenVINOBackend(TorchBackend):
         self._state = _state(network.model)
         self._encoder, self._reader = _compiled_parts(network)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINOBackend:
+        """A copy compiles its own network."""
+        return type(self)(copy.deepcopy(self.network, memo))
+
     @torch.no_grad()
     def encode(self, tiles: torch.Tensor, *, class_attention: bool = False) -> BaseModelOutputWithPooling:
         if class_attention or not self._is_ready():
