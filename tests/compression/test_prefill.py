@@ -437,10 +437,10 @@ def test_questions_go_on_from_pictures_that_were_compressed_without_them(name):
         embeddings = model.get_input_embeddings()(questions["input_ids"])
         both = compressed.repeated(2).followed_by(model.model.language_model, embeddings, questions["attention_mask"])
         hidden, places = both.hidden.clone(), both.positions.clone()
-        said = model.generate(kept, compression=both, attention_mask=both.mask, max_new_tokens=NEW, do_sample=False)
+        said = model.generate(kept, compressed_prompt=both, attention_mask=both.mask, max_new_tokens=NEW, do_sample=False)
         assert torch.equal(said[:, : kept.shape[1]], kept)
         read = model.generate(
-            kept, compression=compressed.repeated(2), attention_mask=both.mask, max_new_tokens=NEW, do_sample=False
+            kept, compressed_prompt=compressed.repeated(2), attention_mask=both.mask, max_new_tokens=NEW, do_sample=False
         )
         assert torch.equal(read, said)
         for row, length in enumerate(lengths):
@@ -462,8 +462,8 @@ def test_what_was_compressed_before_may_be_read_later(qwen2, selector):
     kept = compressed.ids(inputs["input_ids"], pad_token_id=0)
     assert kept[0, compressed.mask[0] == 0].tolist() == [0] * (40 - 29)
     assert kept[1].tolist() == inputs["input_ids"][1, compressed.index[1]].tolist()
-    assert torch.equal(qwen2(compression=compressed).logits, expected)
-    last = qwen2(input_ids=kept, compression=qwen2.model.compress(spec, **inputs), logits_to_keep=1)
+    assert torch.equal(qwen2(compressed_prompt=compressed).logits, expected)
+    last = qwen2(input_ids=kept, compressed_prompt=qwen2.model.compress(spec, **inputs), logits_to_keep=1)
     assert_close(last.logits, expected[:, -1:])
     assert last[CACHE].get_seq_length() == 40
 

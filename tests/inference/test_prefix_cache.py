@@ -130,14 +130,14 @@ def test_a_compressed_prefix_is_cut_behind_its_pictures_alone():
 def test_what_generate_gets_of_a_compressed_prefix():
     kept = compressed_prefix()
     assert list(kept.inputs(0, rows=1)) == [CACHE]
-    compressed = kept.inputs(6, rows=2)["compression"]
+    compressed = kept.inputs(6, rows=2)["compressed_prompt"]
     assert compressed.index.tolist() == compressed.positions.tolist() == [[0, 3, 4, 5]] * 2
     assert (compressed.mask.tolist(), compressed.prompt_mask.tolist()) == ([[1] * 4] * 2, [[1] * 6] * 2)
     for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early, kept.early_layers, 6)):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             assert torch.equal(layer.keys, keys[:, :, :length].repeat(2, 1, 1, 1))
             assert torch.equal(layer.values, values[:, :, :length].repeat(2, 1, 1, 1))
-    compact = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compression"]
+    compact = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compressed_prompt"]
     assert (compact.positions.tolist(), compact.early, compact.prompt_mask) == ([[0, 1, 2, 3, 4]], None, None)
 
 
@@ -146,7 +146,7 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
     ids, said = [*range(10, 20)], torch.rand(1, 2, 3, 4)
     inputs = kept.inputs(7, rows=1)
     for index in range(3):
-        inputs["compression"].cache.update(said, said, index)
+        inputs["compressed_prompt"].cache.update(said, said, index)
     extended = kept.extended(ids, inputs)
     assert (extended.ids, extended.kept_places) == (ids[:7], kept.kept_places)
     assert all(torch.equal(one, other) for one, other in zip(extended.layers[2], kept.layers[2], strict=True))
@@ -154,7 +154,7 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
     whole = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
     inputs = whole.inputs(6, rows=1)
     for index in range(3):
-        inputs["compression"].cache.update(said, said, index)
+        inputs["compressed_prompt"].cache.update(said, said, index)
     extended = whole.extended(ids, inputs)
     assert extended.ids == ids[:9]
     assert torch.equal(extended.layers[0][0][:, :, -3:], said)
@@ -167,7 +167,7 @@ def test_tokens_that_were_tried_and_not_said_are_not_kept():
         ids = [*kept.ids, 1, 2, 3]
         for more, known in ((2, 7), (3, 5), (4, 5)):
             inputs = kept.inputs(5, rows=1)
-            cache = inputs["compression"].cache if kept.kept_places else inputs[CACHE]
+            cache = inputs["compressed_prompt"].cache if kept.kept_places else inputs[CACHE]
             for index in range(2):
                 cache.update(torch.rand(1, 2, more, 4), torch.rand(1, 2, more, 4), index)
             extended = kept.extended(ids, inputs)

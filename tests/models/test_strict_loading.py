@@ -122,6 +122,7 @@ def test_a_published_network_is_called_by_its_folder(golden):
 
 def test_progress_bars_are_back_when_the_last_of_several_threads_has_loaded():
     """A bar that was off before stays off."""
+    progress.enable_progress_bar()  # whatever tests before this one have left
     bars = strict_loading._Bars()
     first, second = bars.hidden(), bars.hidden()
     assert progress.is_progress_bar_enabled()

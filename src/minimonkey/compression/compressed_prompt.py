@@ -8,6 +8,7 @@ Knows tensors, caches and the layers of a language model; not who chose what sta
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import nn
@@ -18,9 +19,8 @@ from minimonkey.language_model.layers import rotation, walk
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """What the language model gets, or has read, instead of prompts. Where a row kept fewer tokens than another, padding stands on
-    its left."""
+class CompressedPrompt:
+    """What is left of prompts. Where a row kept fewer tokens than another, padding stands on its left."""
 
     index: torch.Tensor
     """Places of the kept tokens in the prompt, int64 [B, K]; any place for padding."""
@@ -28,19 +28,8 @@ class Compressed:
     """1 for kept tokens, 0 for padding: int64 [B, K]."""
     positions: torch.Tensor
     """Position of each token, int64 [B, K]; 0 for padding."""
-    embeddings: torch.Tensor
-    """Input of the language model's first layer, [B, K, D]; [B, Q, D] once tokens have followed."""
     selections: list[Selection]
     """What was chosen of each picture that has a detail level."""
-    hidden: torch.Tensor | None = None
-    """Output of the last layer, [B, K, D], before the final norm, [B, Q, D] once tokens have followed; None if the model hasn't
-    read the prompt yet."""
-    cache: DynamicCache | None = None
-    """Keys and values of the kept tokens in each layer; None if the model hasn't read the prompt yet."""
-    early: DynamicCache | None = None
-    """Keys and values of the whole prompts in the layers that read them whole; None if the choice depends on the question."""
-    prompt_mask: torch.Tensor | None = None
-    """Which tokens of the whole prompts aren't padding, [B, L]; goes with `early`."""
 
     @property
     def dropped(self) -> int:
@@ -51,7 +40,7 @@ class Compressed:
         """Ids of the kept tokens, int64 [B, K], given those of the prompts [B, L]."""
         return input_ids.gather(1, self.index).masked_fill(self.mask == 0, pad_token_id)
 
-    def repeated(self, times: int) -> Compressed:
+    def repeated(self, times: int) -> Self:
         """The same with each row so many times in a row: beams, samples and several questions go on from one prompt."""
         if times == 1:
             return self
@@ -64,14 +53,35 @@ class Compressed:
         """Positions of tokens that follow, int64 [B, Q]; `mask` [B, Q] leaves padding out. The prompts' last tokens were kept."""
         return (self.positions[:, -1:] + mask.long().cumsum(dim=1)).masked_fill(mask == 0, 0)
 
-    def followed_by(self, text: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor) -> Compressed:
+
+@dataclass(frozen=True)
+class ShortenedPrompt(CompressedPrompt):
+    """Fewer tokens, which the language model hasn't read yet."""
+
+    embeddings: torch.Tensor
+    """Input of the language model's first layer, [B, K, D]."""
+
+
+@dataclass(frozen=True)
+class PrefilledPrompt(CompressedPrompt):
+    """Tokens that the language model has read; later layers have seen fewer of them."""
+
+    cache: DynamicCache
+    """Keys and values of the kept tokens in each layer."""
+    hidden: torch.Tensor | None = None
+    """Output of the last layer before the final norm for the tokens that were read last, [B, Q, D]; None if none were read yet."""
+    early: DynamicCache | None = None
+    """Keys and values of the whole prompts in the layers that read them whole; None if the choice depends on the question."""
+    prompt_mask: torch.Tensor | None = None
+    """Which tokens of the whole prompts aren't padding, [B, L]; goes with `early`."""
+
+    def followed_by(self, text: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor) -> PrefilledPrompt:
         """What the same prompts with these tokens [B, Q, D] behind them come to, when only the new tokens are read.
 
         That is what the longer prompts come to by themselves, if the choice doesn't depend on the question. `mask` int64 [B, Q]
         leaves out padding between prompt and new tokens, which a layer with a window would count; `text` is the language model
         without its head, and has read the prompts. The caches are extended in place, as those of transformers are.
         """
-        assert self.cache is not None, "the language model hasn't read what is followed yet"
         positions, new = self.behind(mask), mask.shape[1]
         turned = rotation(text, embeddings, positions)
         hidden, whole, seen = embeddings, 0, self.prompt_mask
@@ -88,7 +98,6 @@ class Compressed:
             index=torch.cat((self.index, places), dim=1),
             mask=kept,
             positions=torch.cat((self.positions, positions), dim=1),
-            embeddings=embeddings,
             hidden=hidden,
             prompt_mask=seen,
         )

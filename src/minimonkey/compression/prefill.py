@@ -10,14 +10,13 @@ and the layers of a language model, no picture and no text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import DynamicCache
 
 from minimonkey.compression import selectors
-from minimonkey.compression.compressed_prompt import Compressed, copied
+from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt, ShortenedPrompt, copied
 from minimonkey.compression.spans import DetailLevel, Selection, remaining
 from minimonkey.compression.spec import INSIDE, CompressionSpec
 from minimonkey.errors import UsageError
@@ -40,7 +39,7 @@ def compress(
     levels: Sequence[DetailLevel],
     spec: CompressionSpec,
     class_attention: torch.Tensor | None = None,
-) -> Compressed:
+) -> CompressedPrompt:
     """The prompts [B, L, D], whose padding `mask` [B, L] leaves out, without the detail tokens that `spec` doesn't keep.
 
     `text` is the language model without its head; only selectors in INSIDE let it read anything. `class_attention` float32 [all
@@ -64,10 +63,10 @@ def _shortened(
     kept: torch.Tensor,
     selections: list[Selection],
     spec: CompressionSpec,
-) -> Compressed:
+) -> ShortenedPrompt:
     original = positions.gather(1, index).masked_fill(~kept, 0)
     positions = original if spec.positions == "original" else positions_in(kept)
-    return Compressed(index, kept.long(), positions, _rows(embeddings, index), selections)
+    return ShortenedPrompt(index, kept.long(), positions, selections, _rows(embeddings, index))
 
 
 # -- before the language model ---------------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def _selection(level: DetailLevel, picks: torch.Tensor, scores: torch.Tensor | N
 
 def _inside(
     text: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor, levels: Sequence[DetailLevel], spec: CompressionSpec
-) -> Compressed:
+) -> CompressedPrompt:
     """The first layers read everything. What they find worth keeping goes on with its hidden states, keys and values as they are,
     or, with compact positions, begins again."""
     if len(text.layers) <= ASKED_LAYER:
@@ -139,8 +138,7 @@ def _inside(
     with torch.no_grad():
         selections = _ask(text, before, cache.layers[ASKED_LAYER].keys, turned, mask, levels, spec)
     shortened = _shortened(embeddings, positions, *remaining(mask, selections), selections, spec)
-    if not spec.depends_on_question:
-        shortened = replace(shortened, early=copied(cache), prompt_mask=mask)
+    early = None if spec.depends_on_question else copied(cache)
     for layer in cache.layers:
         layer.keys, layer.values = (
             _rows(tensor.transpose(1, 2), shortened.index).transpose(1, 2) for tensor in (layer.keys, layer.values)
@@ -148,7 +146,16 @@ def _inside(
     hidden, turned = _rows(hidden, shortened.index), (_rows(turned[0], shortened.index), _rows(turned[1], shortened.index))
     rest = range(ASKED_LAYER + 1, len(text.layers))
     hidden = walk(text, hidden, rest, turned=turned, mask=shortened.mask, cache=cache)
-    return replace(shortened, hidden=hidden, cache=cache)
+    return PrefilledPrompt(
+        shortened.index,
+        shortened.mask,
+        shortened.positions,
+        shortened.selections,
+        cache,
+        hidden,
+        early,
+        prompt_mask=None if early is None else mask,
+    )
 
 
 def _ask(

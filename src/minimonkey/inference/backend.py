@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.compressed_prompt import CompressedPrompt
 from minimonkey.compression.spans import Selection
 from minimonkey.language_model.layers import CACHE
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
@@ -41,7 +41,7 @@ class TorchBackend:
         return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how)
 
     @torch.no_grad()
-    def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, Compressed | None]:
+    def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, CompressedPrompt | None]:
         """Read the first tokens of prompts, to which questions will be added.
 
         Args:
@@ -54,7 +54,7 @@ class TorchBackend:
         if (spec := inputs.pop("compression", None)) is not None:
             cache = inputs.pop(CACHE)
             compressed = self.network.model.compress(spec, **inputs)
-            inputs = (inputs if compressed is None else {"compression": compressed}) | {CACHE: cache}
+            inputs = (inputs if compressed is None else {"compressed_prompt": compressed}) | {CACHE: cache}
         return self.network(**inputs, use_cache=True, logits_to_keep=1)[CACHE], compressed
 
     def write(self, inputs: dict[str, Any], settings: dict[str, Any], selections: list[Selection]) -> torch.Tensor:
@@ -74,7 +74,7 @@ class TorchBackend:
         """The inputs with encoded tiles in place of pixel values."""
         if "pixel_values" not in inputs:
             return inputs
-        by_class = getattr(inputs.get("compression"), "selector", None) == "visionzip"
+        by_class = "compression" in inputs and inputs["compression"].selector == "visionzip"
         encoded = self.encode(inputs["pixel_values"], class_attention=by_class)
         return {name: value for name, value in inputs.items() if name != "pixel_values"} | {
             "mm_encoder_outputs": {"image": encoded}

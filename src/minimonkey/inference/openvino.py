@@ -23,7 +23,7 @@ from torch import nn
 from transformers import DynamicCache, InternVLModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.compressed_prompt import CompressedPrompt, ShortenedPrompt
 from minimonkey.compression.prefill import read_whole
 from minimonkey.compression.spans import Selection
 from minimonkey.errors import MissingExtraError, UsageError
@@ -85,7 +85,7 @@ class OpenVINOBackend(TorchBackend):
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[index])
 
     @torch.no_grad()
-    def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, Compressed | None]:
+    def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, CompressedPrompt | None]:
         prompt = self._prompt(inputs) if self._is_ready() else None
         if prompt is None:
             return super().read(inputs)
@@ -108,7 +108,7 @@ class OpenVINOBackend(TorchBackend):
         written = self.network.generate(
             prompt.ids,
             attention_mask=torch.ones_like(prompt.ids),
-            compression=prompt.compressed,
+            compressed_prompt=prompt.compressed,
             **{CACHE: cache},
             **settings,
         )
@@ -117,7 +117,7 @@ class OpenVINOBackend(TorchBackend):
     def _prompt(self, inputs: dict[str, Any]) -> _Prompt | None:
         """What the language model reads of one prompt of which it has read nothing; None where torch has to read."""
         model, ids, spec = self.network.model, inputs["input_ids"], inputs.get("compression")
-        if isinstance(spec, Compressed) or is_filled(inputs.get(CACHE)):
+        if "compressed_prompt" in inputs or is_filled(inputs.get(CACHE)):
             return None
         if len(ids) > 1 or ids.shape[1] < SHORTEST or not inputs["attention_mask"].all() or (spec and read_whole(spec)):
             return None
@@ -129,6 +129,7 @@ class OpenVINOBackend(TorchBackend):
         if compressed is None:
             embeddings = model.embed(ids, (inputs.get("mm_encoder_outputs") or {}).get("image"))
             return _Prompt(ids, embeddings, torch.arange(ids.shape[1])[None], None)
+        assert isinstance(compressed, ShortenedPrompt)  # whoever reads whole prompts first was left to torch
         kept = compressed.ids(ids, self.network.config.text_config.pad_token_id or 0)
         return _Prompt(kept, compressed.embeddings, compressed.positions, compressed)
 
@@ -159,7 +160,7 @@ class _Prompt(NamedTuple):
     """[1, K, D]."""
     positions: torch.Tensor
     """int64 [1, K]."""
-    compressed: Compressed | None
+    compressed: ShortenedPrompt | None
 
 
 class _Encoder(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt
 from minimonkey.compression.spans import Selection
 from minimonkey.language_model.kv_cache import GrowingCache
 from minimonkey.language_model.layers import CACHE, window
@@ -47,13 +47,14 @@ class PrefixCache:
     """Why these."""
 
     @classmethod
-    def of(cls, ids: list[int], cache: DynamicCache, compressed: Compressed | None = None) -> PrefixCache:
+    def of(cls, ids: list[int], cache: DynamicCache, compressed: CompressedPrompt | None = None) -> PrefixCache:
         """What a cache of one row holds, which has read these ids, or what was kept of them, and reads no more."""
         if compressed is None:
             return cls(ids, _tensors(cache, len(ids)))
-        early = () if compressed.early is None else _tensors(compressed.early, len(ids))
+        early = compressed.early if isinstance(compressed, PrefilledPrompt) else None
         places, positions = compressed.index[0].tolist(), compressed.positions[0].tolist()
-        return cls(ids, _tensors(cache, len(places)), early, places, positions, compressed.selections)
+        early_layers = () if early is None else _tensors(early, len(ids))
+        return cls(ids, _tensors(cache, len(places)), early_layers, places, positions, compressed.selections)
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +101,11 @@ class PrefixCache:
         counted = range(self.positions[-1] + 1, self.positions[-1] + 1 + more)
         early = _cache(self.early_layers, length, rows) if self.early_layers else None
         return {
-            "compression": Compressed(
+            "compressed_prompt": PrefilledPrompt(
                 index=places,
                 mask=torch.ones_like(places),
                 positions=torch.tensor([[*self.positions, *counted]], device=device).expand(rows, -1),
-                embeddings=torch.empty(rows, 0, 0),
                 selections=[],
-                hidden=torch.empty(rows, 0, 0),
                 cache=cache,
                 early=early,
                 prompt_mask=places.new_ones(rows, length) if self.early_layers else None,
@@ -120,7 +119,7 @@ class PrefixCache:
         of the next prompt. As it was, if a cache has read as much as was said or more: the last token said never is, so that what
         was read is something else, tokens that were tried, say.
         """
-        compressed: Compressed | None = inputs.get("compression")
+        compressed: PrefilledPrompt | None = inputs.get("compressed_prompt")
         cache: Any = inputs[CACHE] if compressed is None else compressed.cache
         early = None if compressed is None else compressed.early
         length = cache.get_seq_length() + self.dropped if early is None else early.get_seq_length()

@@ -403,7 +403,7 @@ def test_a_prompt_that_is_read_while_it_is_compressed_is_refused_what_it_cannot_
         read = model.model.compress(SCM, **picture())
     kept = read.ids(picture()["input_ids"], 0)
     with pytest.raises(UsageError, match=f"^compression changes which tokens there are: leave out {missing}$"):
-        model.generate(kept, compression=read, **{name: value} | ({} if name == "generation_config" else GREEDY))
+        model.generate(kept, compressed_prompt=read, **{name: value} | ({} if name == "generation_config" else GREEDY))
 
 
 def test_what_it_would_have_anyway_is_no_reason_to_refuse(model):

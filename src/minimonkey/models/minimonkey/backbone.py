@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.internvl.modeling_internvl import InternVLModelOutputWithPast
 from transformers.utils import can_return_tuple
 
-from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt, ShortenedPrompt
 from minimonkey.compression.prefill import compress
 from minimonkey.compression.spans import detail_levels
 from minimonkey.compression.spec import CompressionSpec
@@ -124,33 +124,36 @@ class MiniMonkeyModel(InternVLModel):
         inputs_embeds: torch.Tensor | None = None,
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
-        compression: CompressionSpec | Compressed | None = None,
+        compression: CompressionSpec | None = None,
+        compressed_prompt: CompressedPrompt | None = None,
         cache: Any = None,
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
-        """As in the stock class, but for the three arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
+        """As in the stock class, but for the four arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
         inputs |= cache_argument(cache)
         inputs["inputs_embeds"] = inputs_embeds  # by name above, as transformers asks the signature for it
-        if compression is None or is_filled(cache):
-            return super().forward(input_ids=input_ids, **self.with_features(inputs))
-        if isinstance(compression, Compressed):
-            times = 1 if input_ids is None else len(input_ids) // len(compression.index)
-            compressed = compression.repeated(times)
-            if input_ids is not None and input_ids.shape[1] > compressed.index.shape[1]:
-                compressed = self._followed(compressed, input_ids, inputs.get("attention_mask"))
-        else:
+        if (compression is not None or compressed_prompt is not None) and is_filled(cache):
+            compression = compressed_prompt = None  # they belong to the prompt
+        if compressed_prompt is not None:
+            rows, kept = compressed_prompt.index.shape
+            compressed_prompt = compressed_prompt.repeated(1 if input_ids is None else len(input_ids) // rows)
+            if input_ids is not None and input_ids.shape[1] > kept:
+                compressed_prompt = self._followed(compressed_prompt, input_ids, inputs.get("attention_mask"))
+        elif compression is not None:
             prompt = {name: inputs.get(name) for name in PICTURE_INPUTS} | {"level_tiles": level_tiles, "level_order": level_order}
-            found = self.compress(compression, input_ids, **prompt)
-            if found is None:
-                return super().forward(input_ids=input_ids, **self.with_features(inputs))
-            whole = () if found.hidden is None else OF_THE_WHOLE_PROMPT
-            refuse(compression.selector, ("position_ids", *whole), inputs)
-            compressed = found
-        if compressed.hidden is None:
-            read = {"inputs_embeds": compressed.embeddings, "attention_mask": compressed.mask, "position_ids": compressed.positions}
-            return super().forward(**{name: value for name, value in inputs.items() if name not in PICTURE_INPUTS} | read)
-        cache = None if inputs.get("use_cache") is False else compressed.cache
-        return InternVLModelOutputWithPast(self.language_model.norm(compressed.hidden), **{CACHE: cache})
+            compressed_prompt = self.compress(compression, input_ids, **prompt)
+            if compressed_prompt is not None:
+                whole = OF_THE_WHOLE_PROMPT if isinstance(compressed_prompt, PrefilledPrompt) else ()
+                refuse(compression.selector, ("position_ids", *whole), inputs)
+        if compressed_prompt is None:
+            return super().forward(input_ids=input_ids, **self.with_features(inputs))
+        if isinstance(compressed_prompt, ShortenedPrompt):
+            positions = {"attention_mask": compressed_prompt.mask, "position_ids": compressed_prompt.positions}
+            others = {name: value for name, value in inputs.items() if name not in PICTURE_INPUTS}
+            return super().forward(**others | positions | {"inputs_embeds": compressed_prompt.embeddings})
+        assert isinstance(compressed_prompt, PrefilledPrompt)
+        cache = None if inputs.get("use_cache") is False else compressed_prompt.cache
+        return InternVLModelOutputWithPast(self.language_model.norm(compressed_prompt.hidden), **{CACHE: cache})
 
     def compress(
         self,
@@ -162,7 +165,7 @@ class MiniMonkeyModel(InternVLModel):
         level_order: Sequence[LevelName] | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **how: Any,
-    ) -> Compressed | None:
+    ) -> CompressedPrompt | None:
         """What the language model gets instead of prompts [B, L]; with some selectors it has read it already.
 
         `level_order`: the order of a picture's levels, detail first if not given; `how` its tiles are encoded, as in
@@ -200,11 +203,13 @@ class MiniMonkeyModel(InternVLModel):
         places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=features)
         return embeddings.masked_scatter(places, features)
 
-    def _followed(self, compressed: Compressed, input_ids: torch.Tensor, mask: torch.Tensor | None) -> Compressed:
+    def _followed(self, prompt: CompressedPrompt, input_ids: torch.Tensor, mask: torch.Tensor | None) -> PrefilledPrompt:
         """With what stands behind the kept tokens in ids [B, K + Q], of which `mask` leaves padding out, read too."""
-        new = input_ids[:, compressed.index.shape[1] :]
-        mask = torch.ones_like(new) if mask is None else mask[:, compressed.index.shape[1] :]
-        return compressed.followed_by(self.language_model, self.get_input_embeddings()(new), mask)
+        assert isinstance(prompt, PrefilledPrompt), "the language model hasn't read what is followed yet"
+        kept = prompt.index.shape[1]
+        new = input_ids[:, kept:]
+        mask = torch.ones_like(new) if mask is None else mask[:, kept:]
+        return prompt.followed_by(self.language_model, self.get_input_embeddings()(new), mask)
 
     def _by_token(self, attention: torch.Tensor) -> torch.Tensor:
         """What patches [T, patches] get, as what image tokens get, each of which is made of several: [T * N]."""

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, InternVLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from minimonkey.compression.compressed_prompt import Compressed
+from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt
 from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
@@ -79,23 +79,26 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         level_tiles: torch.LongTensor | None = None,
         level_order: Sequence[LevelName] | None = None,
-        compression: CompressionSpec | Compressed | None = None,
+        compression: CompressionSpec | None = None,
+        compressed_prompt: CompressedPrompt | None = None,
         **kwargs: Any,
     ):
-        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and three more. `cache` may
+        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and four more. `cache` may
         be called `past_key_values`, whichever of the two the installed transformers says.
 
         `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. With `level_order`, detail first if not
         given, it says where the levels lie among the image tokens; only `compression` needs them.
         `compression`: logits are [B, K, V] then, those of the kept tokens, padded on the left where rows keep different numbers of
         them. With a cache that holds tokens it does nothing: it belongs to the prompt. Whoever goes on from there by hand gives
-        `position_ids` that go on from the prompt's, unless `compression.positions` is "compact". What `model.compress` made of the
-        prompt before may be given for it; ids behind those that it kept are read then, and logits are theirs alone.
+        `position_ids` that go on from the prompt's, unless `compression.positions` is "compact".
+        `compressed_prompt`: what `model.compress` made of the prompt before, in place of `compression`; ids behind those that it
+        kept are read then, and logits are theirs alone.
         """
-        if compression is not None and not is_filled(cache):
+        if (compression is not None or compressed_prompt is not None) and not is_filled(cache):
             if labels is not None:
                 raise UsageError("compression changes which tokens there are: leave out labels")
-            kwargs |= {"level_tiles": level_tiles, "level_order": level_order, "compression": compression}
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
+            kwargs |= {"compression": compression, "compressed_prompt": compressed_prompt}
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -116,7 +119,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
         """As in transformers; compression belongs to the first reading. Later ones, which may be compiled, never see it."""
         if not is_first_iteration:
-            kwargs.pop("compression", None)
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("compression", "compressed_prompt")}
         return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
 
     @under_either_name
@@ -127,7 +130,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         generation_config: GenerationConfig | None = None,
         *args: Any,
         cache: Any = None,
-        compression: CompressionSpec | Compressed | None = None,
+        compression: CompressionSpec | None = None,
+        compressed_prompt: CompressedPrompt | None = None,
         selections: list[Selection] | None = None,
         **settings: Any,
     ):
@@ -138,9 +142,10 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         Args:
             inputs: ids of the prompts, int64 [B, L]; also by the name of `input_ids`.
             generation_config: as in transformers.
-            compression: settings, or what `model.compress` made of the prompts before. In the latter case `inputs` are the kept
-                ids, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the language
-                model has read the prompts.
+            compression: which image tokens stay.
+            compressed_prompt: what `model.compress` made of the prompts before, in place of `compression`. `inputs` are the kept
+                ids then, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the
+                language model has read the prompts.
             selections: a list that gets what was chosen of each picture.
             settings: as in transformers, pixel values and `level_tiles` of the pictures among them.
 
@@ -154,15 +159,15 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         """
         if cache is not None:
             settings[CACHE] = cache
+        if compressed_prompt is not None:
+            self._check_settings("compression", compressed_prompt, settings, generation_config)
+            kept, mask = compressed_prompt.mask.shape[1], settings.get("attention_mask", compressed_prompt.mask)
+            places = torch.cat((compressed_prompt.positions, compressed_prompt.behind(mask[:, kept:])), dim=1)
+            settings |= {"attention_mask": mask, "position_ids": places, "compressed_prompt": compressed_prompt}
+            generation_config = self._take_off(compressed_prompt.dropped, settings, generation_config)
+            return super().generate(inputs, generation_config, *args, **settings)
         if compression is None:  # encoded here, as transformers would keep the encoder's output until the answer is there
             return super().generate(inputs, generation_config, *args, **self.model.with_features(settings))
-        if isinstance(compression, Compressed):
-            self._check_settings("compression", compression, settings, generation_config)
-            mask = settings.get("attention_mask", compression.mask)
-            places = torch.cat((compression.positions, compression.behind(mask[:, compression.mask.shape[1] :])), dim=1)
-            settings |= {"attention_mask": mask, "position_ids": places}
-            generation_config = self._take_off(compression.dropped, settings, generation_config)
-            return super().generate(inputs, generation_config, *args, **settings, compression=compression)
         if is_filled(cache) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError(f"compression begins with ids: leave out {CACHE}, inputs_embeds and position_ids")
         prompt = settings.pop("input_ids", inputs)
@@ -174,7 +179,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             selections += compressed.selections
         kept = compressed.ids(prompt, self.config.text_config.pad_token_id or 0)
         settings = {name: value for name, value in settings.items() if name not in PICTURE_INPUTS}
-        output = self.generate(kept, generation_config, *args, compression=compressed, **settings)
+        output = self.generate(kept, generation_config, *args, compressed_prompt=compressed, **settings)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         whole = prompt.repeat_interleave(len(sequences) // len(prompt), dim=0)
         whole = torch.cat((whole, sequences[:, kept.shape[1] :]), dim=1)
@@ -184,7 +189,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         return output
 
     def _check_settings(
-        self, selector: str, compressed: Compressed, settings: dict[str, Any], config: GenerationConfig | None
+        self, selector: str, compressed: CompressedPrompt, settings: dict[str, Any], config: GenerationConfig | None
     ) -> None:
         """Raises UsageError for what can't go with a compressed prompt, wherever it is set: in the call or in a configuration."""
         names = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
@@ -196,7 +201,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             raise UsageError(f"prefill_chunk_size={value!r}: compression reads a prompt in one piece; leave one of the two out")
         if asked["assistant_model"] is not None:
             raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
-        if compressed.hidden is not None:  # it has been read, into a cache of its own
+        if isinstance(compressed, PrefilledPrompt):  # it has been read, into a cache of its own
             asked["cache_implementation"] = None if asked["cache_implementation"] in SAME_CACHE else asked["cache_implementation"]
             refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), asked)
 
