@@ -74,7 +74,7 @@ def test_a_cut_cache_goes_on_as_a_whole_row(window):
     cache = DynamicCache()
     with torch.no_grad():
         whole = text(ids).last_hidden_state
-        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), past_key_values=cache)
+        text(torch.cat((ids[:, :7], ids[:, :4]), dim=1), **{CACHE: cache})
         kept = PrefixCache.of(ids[0, :7].tolist() + ids[0, :4].tolist(), cache)
         rest = text(ids[:, 7:].repeat(2, 1), **kept.inputs(7, rows=2)).last_hidden_state
     torch.testing.assert_close(rest, whole[:, 7:].repeat(2, 1, 1), rtol=1e-5, atol=1e-5)
