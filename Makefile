@@ -117,7 +117,7 @@ wheels:
 	du -sh .whl
 
 # GPU tests, the four benchmarks that take a device, then the embedded model's training for MINUTES with a process a core that renders.
-# With DEVICE=cpu LAYERS=1 MINUTES=2 it tries itself. What came out is in build/gpu, or in the folder OUT.
+# With DEVICE=cpu LAYERS=2 MINUTES=2 it tries itself. What came out is in build/gpu, or in the folder OUT.
 gpu: SHELL := /bin/bash -o pipefail
 gpu:
 	mkdir -p $(FOUND)
@@ -127,7 +127,7 @@ gpu:
 		$(gpu_run) benchmarks/$$name.py --device $(DEVICE) --layers $(LAYERS) --figures $(FOUND)/performance.json || echo "missed or failed: $$name"; \
 		done 2>&1 | tee $(FOUND)/benchmarks.txt
 	@for stage in nano-12-heads nano-13-finds; do $(gpu_run) -m minimonkey.cli.main train recipes/train/$$stage.yaml \
-		material=available workers=$$(nproc) max_minutes=$(MINUTES) || exit; done 2>&1 | tee $(FOUND)/training.txt
+		material=available workers=$$(nproc) log_every=1 max_minutes=$(MINUTES) || exit; done 2>&1 | tee $(FOUND)/training.txt
 	cp runs/nano-13-finds/log.jsonl $(FOUND)/training.jsonl
 
 carried = $(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target .gpu-site
