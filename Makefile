@@ -93,7 +93,8 @@ test-peer: .venv-peer/.tests
 
 .venv-peer/.tests: pyproject.toml constraints.txt
 	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
-	.venv-peer/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt $(torch_source) -e ".[dev]" parameterized requests
+	$(call torch,.venv-peer,constraints.txt)
+	$(call PIP,.venv-peer) install -q -c constraints.txt -e ".[dev]" parameterized requests
 	rm -rf build/peer
 	.venv-peer/bin/python -m pip download --disable-pip-version-check -q --no-deps --no-binary transformers -d build/peer $$(grep '^transformers==' constraints.txt)
 	cd build/peer && tar -xzf transformers-*.tar.gz --strip-components=1 $$(tar -tzf transformers-*.tar.gz | grep '^[^/]*/tests/.')
