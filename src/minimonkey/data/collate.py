@@ -1,7 +1,7 @@
 """Examples to a batch: padded on the right, tiles one after the other. Knows no model.
 
-The published `concat_pad_data_collator` pads with id 0 and masks every id 0, words of that id included (`!` in Qwen2), while it attends
-padding of another id. Here padding has the tokenizer's padding id, and the mask knows it by its place.
+The published `concat_pad_data_collator` pads with id 0 and masks every id 0, words of that id included (`!` in Qwen2), while it
+attends padding of another id. Here padding has the tokenizer's padding id, and the mask knows it by its place.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def encode(
 ) -> dict[str, Any]:
     """What a model learns from a conversation.
 
-    Equal to the published training code (`internvl_chat_finetune.py`, `minimonkey_chat_finetune.py`) wherever what that does is well
-    defined. On purpose otherwise:
+    Equal to the published training code (`internvl_chat_finetune.py`, `minimonkey_chat_finetune.py`) wherever what that does is
+    well defined. On purpose otherwise:
 
     * labels that it loses (an empty answer, a last question without an answer, a separator inside a message) are what the template
       means: an empty answer's separator is learnt, an open question isn't;
@@ -87,8 +87,8 @@ def encode(
         as_published: lose what the published code loses, for comparisons with it (`minimonkey.data.published`).
 
     Returns:
-        `input_ids` int64 [L] and `labels` int64 [L], the same ids where they are learnt, else -100; with pictures also `pixel_values`
-        float32 [T, 3, S, S] and `level_tiles` int64 [P, 3].
+        `input_ids` int64 [L] and `labels` int64 [L], the same ids where they are learnt, else -100; with pictures also
+        `pixel_values` float32 [T, 3, S, S] and `level_tiles` int64 [P, 3].
 
     Raises:
         DataError: one line with file and line of the row: a picture that can't be read, or too many tokens.

@@ -1,7 +1,7 @@
 """What the published training code makes of a row, its losses included: for comparisons with it, never for training.
 
-`internvl_chat/internvl/train/dataset.py` (InternVL) and `project/mini_monkey/internvl/train/` (Mini-Monkey, where the pyramid has an
-adaptive level). The label rules there count the tokens of pieces of the text; where the pieces don't add up, nothing of a row is learnt.
+`internvl_chat/internvl/train/dataset.py` (InternVL) and `project/mini_monkey/internvl/train/` (Mini-Monkey: where the pyramid has an
+adaptive level). The label rules there count the tokens of pieces of text; where these don't add up, nothing of a row is learnt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from minimonkey.data.encode import FRAMES, NOT_LEARNT, ONE_TILE, TextSpan, answer_end, inside, template_name, template_pieces
 from minimonkey.documents import load_frames, load_picture
-from minimonkey.errors import DataError, shown
+from minimonkey.errors import DataError
 from minimonkey.pyramid import PyramidSpec
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -84,9 +84,9 @@ class _PublishedRow:
             inputs = self.processor.image_processor(pictures, pyramid=spec, return_tensors="pt")
             tiles = {name: inputs[name] for name in ("pixel_values", "level_tiles")}
             if self.is_mini_monkey and not self.spec.thumbnail:  # whose code takes the last tile for the thumbnail
-                detail = int(tiles["level_tiles"][0, 0]) or 1
-                pixels = tiles["pixel_values"]
-                tiles["pixel_values"] = torch.cat([pixels[: detail - 1], pixels[detail:], pixels[detail - 1 : detail]])
+                last, pixels = max(int(tiles["level_tiles"][0, 0]), 1) - 1, tiles["pixel_values"]
+                if last:
+                    tiles["pixel_values"] = torch.cat([pixels[:last], pixels[last + 1 :], pixels[last : last + 1]])
             runs = [self.processor.replace_image_token(inputs, number) for number in range(len(pictures))]
         ids, labels = rule(self, turns, runs)
         ends = ids.count(self.processor.end_image_token_id)
@@ -168,7 +168,7 @@ def _borders(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
     return left, top, side - size[0] - left, side - size[1] - top
 
 
-# -- which labels --------------------------------------------------------------------------------------------------------------------
+# -- which labels ------------------------------------------------------------------------------------------------------------------
 
 
 def _by_separator(row: _PublishedRow, turns: list[tuple[str, str]], runs: list[str]) -> tuple[list[int], list[int]]:

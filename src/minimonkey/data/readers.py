@@ -128,7 +128,7 @@ def _parquet(path: Path, on_error: Callable[[DataError], None] | None) -> Iterat
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "train", "reading Parquet") from error
+        raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from error
     try:
         number = 0
         with parquet.ParquetFile(path) as table:
