@@ -60,7 +60,11 @@ class CheckpointError(MiniMonkeyError, ValueError):
 
 
 class DataError(MiniMonkeyError, ValueError):
-    """A line of a data file is wrong."""
+    """A line of a data file is wrong. `kind` says in a few words what is wrong with it, for counts."""
+
+    def __init__(self, message: str, kind: str = "other") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ShortOfMemoryError(MiniMonkeyError, MemoryError):

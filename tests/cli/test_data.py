@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from minimonkey.cli import data
-from minimonkey.cli.data import TEXTS, Kind
+from minimonkey.cli.data import synthetic
+from minimonkey.cli.data.synthetic import TEXTS, Kind
 from minimonkey.synthetic import document
 from minimonkey.synthetic.material import choice as material
 from minimonkey.synthetic.rendering import lines
@@ -56,7 +56,7 @@ def test_a_sheet_that_is_too_large_is_one_line(run, small, tmp_path, monkeypatch
     result = run(*words, str(tmp_path / "a.png"), "--count", "201")
     assert result.code == 2
     assert result.err == "minimonkey: --count is 201: a sheet holds 200 documents at most; see others with --seed\n"
-    monkeypatch.setitem(data.TALLEST, ".webp", 100)
+    monkeypatch.setitem(synthetic.TALLEST, ".webp", 100)
     result = run(*words, str(tmp_path / "a.webp"), "--count", "1")
     assert result.code == 2 and not list(tmp_path.iterdir())
     assert "pixels high, .webp holds 100; try a.png or a lower --count" in result.err and result.err.count("\n") == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 KEYS = ("conversations", "messages", "image", "images", "video", "videos")
 """What is read of a row, beside `id`, `width` and `height`; other keys are left alone."""
 
+BOX, NUMBER = re.compile(r"<(?:box|quad)>(.*?)</(?:box|quad)>", re.DOTALL), re.compile(r"[0-9]+(?:\.[0-9]+)?")
 Source = str | bytes
 """A file's path, or its bytes (Parquet)."""
 
@@ -96,8 +98,8 @@ class _Row:
     inline: list[Medium] = field(default_factory=list)
     """Media that blocks of content brought along, in their order."""
 
-    def wrong(self, what: str) -> DataError:
-        return DataError(f"{self.where}: {what}")
+    def wrong(self, what: str, kind: str = "another form") -> DataError:
+        return DataError(f"{self.where}: {what}", kind)
 
     def conversation(self) -> Conversation:
         if not isinstance(self.raw, Mapping):
@@ -105,7 +107,7 @@ class _Row:
         self._misspelt()
         messages = self._messages()
         if not any(message.role == "assistant" for message in messages):
-            raise self.wrong("nothing is answered: expected a message of gpt (or assistant) to learn from")
+            raise self.wrong("nothing is answered: expected a message of gpt (or assistant) to learn from", "no answer")
         named = self._named("image") + self._named("video")
         if named and self.inline:
             raise self.wrong("media stand both in content blocks and beside the messages: name each once")
@@ -113,6 +115,7 @@ class _Row:
             messages, media = self._placed(messages, named)
         else:
             media = self.inline
+        self._check_boxes(messages)
         name = self.raw.get("id")
         return Conversation(tuple(messages), tuple(media), None if name is None else str(name), self.where, self.raw, self.folder)
 
@@ -120,7 +123,7 @@ class _Row:
         for key in self.raw:
             near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.75)
             if key not in KEYS and near and near[0] not in self.raw and len(str(key)) - len(near[0]) in (-1, 0, 1):
-                raise self.wrong(f"unknown key {key!r}: expected {near[0]!r}")
+                raise self.wrong(f"unknown key {key!r}: expected {near[0]!r}", "unknown key")
         if "conversations" in self.raw and "messages" in self.raw:
             raise self.wrong("has conversations and messages: expected one of them")
 
@@ -138,7 +141,7 @@ class _Row:
         roles = ROLES if published else dict.fromkeys(ROLES.values())
         said, content = turn[role_key], turn[text_key]
         if not isinstance(said, str) or said not in roles:
-            raise self.wrong(f"message {number} is from {shown(said)}: expected {', '.join(roles)}")
+            raise self.wrong(f"message {number} is from {shown(said)}: expected {', '.join(roles)}", "unknown role")
         role: Any = ROLES.get(said, said)
         if role == "system" and number > 1:
             raise self.wrong(f"message {number} is from system: a system message can only be the first")
@@ -167,6 +170,12 @@ class _Row:
                 raise self.wrong(f"message {number} has the block {shown(block)}: expected text, image or video (media by user)")
         return tuple(texts)
 
+    def _check_boxes(self, messages: list[Message]) -> None:
+        """Coordinates are in thousandths of the picture's sides; pixels are the usual mistake."""
+        for box in (box for message in messages for box in BOX.findall(message.text)):
+            if any(float(number) > 1000 for number in NUMBER.findall(box)):
+                raise self.wrong(f"the box {shown(box)} is off the scale: expected 0 to 1000, thousandths of the sides", "boxes")
+
     # -- media beside the messages -------------------------------------------------------------------------------------------------
 
     def _named(self, kind: Literal["image", "video"]) -> list[Medium]:
@@ -188,11 +197,11 @@ class _Row:
         if not isinstance(value, str) or not value or "\0" in value:
             raise self.wrong(f"its {kind} is {shown(value)}: expected a path")
         if "://" in value:
-            raise self.wrong(f"its {kind} is the address {shown(value)}: save it to a file, addresses aren't fetched")
+            raise self.wrong(f"its {kind} is the address {shown(value)}: save it to a file, addresses aren't fetched", "an address")
         path = self.folder / value
         exists = path.is_file() or (kind == "video" and path.is_dir())
         if not exists:
-            raise self.wrong(f"the {kind} {shown(value)} is missing: expected {path} (set the folder with images)")
+            raise self.wrong(f"the {kind} {shown(value)} is missing: expected {path} (images says in which folder)", "missing file")
         return str(path)
 
     def _placed(self, messages: list[Message], media: list[Medium]) -> tuple[list[Message], list[Medium]]:
@@ -206,7 +215,7 @@ class _Row:
                 first = messages[users[0]]
                 messages[users[0]] = Message("user", (f"{mark}\n" * found + first.text,))
             elif count != found and (found or kind == "image"):  # <video> in a row without one is text
-                raise self.wrong(f"{count} {mark} marks for {found} {kind}s: give each a mark, or write none")
+                raise self.wrong(f"{count} {mark} marks for {found} {kind}s: give each a mark, or write none", "marks")
         order: list[Medium] = []
         for place in users:
             texts, rest = [""], messages[place].text

@@ -21,7 +21,7 @@ from PIL.Image import Image
 
 from minimonkey.data.conversation import Conversation, Medium, Message
 from minimonkey.documents import frames_prompt, load_frames, load_picture
-from minimonkey.errors import DataError, MiniMonkeyError
+from minimonkey.errors import DataError, MiniMonkeyError, PictureError
 from minimonkey.pyramid import PyramidSpec
 
 NOT_LEARNT = -100
@@ -101,27 +101,29 @@ def encode(
         example = _example(row, processor, pyramid)
     except DataError:
         raise
+    except PictureError as error:
+        raise DataError(f"{row.where}: {error}", "unreadable picture") from error
     except (MiniMonkeyError, TemplateError) as error:
         raise DataError(f"{row.where}: {error}") from error
-    length = len(example["input_ids"])
-    if max_tokens is not None and length > max_tokens:
-        tiles = len(example.get("pixel_values", ()))
-        raise DataError(
-            f"{row.where}: {length} tokens ({tiles} tiles of {processor.image_seq_length}) are more than max_tokens={max_tokens}: "
-            + ("lower the pyramid's budgets, or raise max_tokens" if tiles else "shorten it, or raise max_tokens")
-        )
+    if max_tokens is not None and len(example["input_ids"]) > max_tokens:
+        raise too_long(row, len(example["input_ids"]), len(example.get("pixel_values", ())), max_tokens)
     return example
+
+
+def too_long(row: Conversation, tokens: int, tiles: int, max_tokens: int) -> DataError:
+    """The error of a conversation with more tokens than allowed."""
+    remedy = "lower the pyramid's budgets" if tiles else "shorten it"
+    return DataError(
+        f"{row.where}: {tokens} tokens with {tiles} tiles are more than max_tokens={max_tokens}: {remedy}, or raise max_tokens",
+        "too long",
+    )
 
 
 def _example(row: Conversation, processor: Any, pyramid: Any) -> dict[str, Any]:
     messages, pictures = loaded(row)
     if any(medium.kind == "video" for medium in row.media):
         pyramid = ONE_TILE
-    rules = RULES.get(template_name(processor) or "", TrainingRules())
-    first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
-    if rules.drops_first_answer and messages[first].role == "assistant":
-        del messages[first]
-    text, answers = chat_text(messages, processor, rules)
+    text, answers = trained_text(messages, processor)
     settings = {} if pyramid is None else {"pyramid": pyramid}
     inputs = processor(
         images=pictures or None,
@@ -139,8 +141,12 @@ def _example(row: Conversation, processor: Any, pyramid: Any) -> dict[str, Any]:
 # -- text --------------------------------------------------------------------------------------------------------------------------
 
 
-def chat_text(messages: list[Message], processor: Any, rules: TrainingRules) -> tuple[str, list[TextSpan]]:
+def trained_text(messages: list[Message], processor: Any) -> tuple[str, list[TextSpan]]:
     """The text of a conversation, one image token a picture, and where its answers stand with the separators that end them."""
+    rules = RULES.get(template_name(processor) or "", TrainingRules())
+    first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
+    if rules.drops_first_answer and messages[first].role == "assistant":
+        messages = messages[:first] + messages[first + 1 :]
     pieces = template_pieces(processor, tuple(message.role for message in messages))
     end = answer_end(processor)
     text, answers = pieces[0], []

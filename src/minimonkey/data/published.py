@@ -1,7 +1,7 @@
 """What the published training code makes of a row, its losses included: for comparisons with it, never for training.
 
-`internvl_chat/internvl/train/dataset.py` (InternVL) and `project/mini_monkey/internvl/train/` (Mini-Monkey: where the pyramid has an
-adaptive level). The label rules there count the tokens of pieces of text; where these don't add up, nothing of a row is learnt.
+`internvl_chat/internvl/train/dataset.py` (InternVL) and `project/mini_monkey/internvl/train/` (Mini-Monkey: where the pyramid has
+an adaptive level). The label rules there count the tokens of pieces of text; where these don't add up, nothing of a row is learnt.
 """
 
 from __future__ import annotations
@@ -145,9 +145,10 @@ class _PublishedRow:
             text = text.replace(IMAGE, run, 1)
         return text
 
-    def count(self, text: str) -> int:
-        """Tokens of a piece of text, without BOS."""
-        return len(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
+    def count(self, text: str, before: str = "") -> int:
+        """Tokens of a piece of text behind another, without BOS: at the very beginning, Llama's tokenizer puts a space."""
+        whole, first = (self.processor.tokenizer(each, add_special_tokens=False).input_ids for each in (before + text, before))
+        return len(whole) - len(first)
 
     def ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text).input_ids[: self.max_tokens]
@@ -179,14 +180,14 @@ def _by_separator(row: _PublishedRow, turns: list[tuple[str, str]], runs: list[s
     ids = row.ids(text)
     pieces = text.split(end)
     rounds = [end.join(pieces[:3])] + [end.join(pieces[at : at + 2]) for at in range(3, len(pieces), 2)]
-    learnt, at = [], len(row.processor.tokenizer("").input_ids)
+    learnt, at, before = [], len(row.processor.tokenizer("").input_ids), ""
     for one in rounds:
         asked, *answered = one.split(opening)
         if not one or len(answered) != 1:
             break
-        stop = at + row.count(one) + 1
-        learnt.append(range(at + row.count(asked + opening), stop))
-        at = stop
+        stop = at + row.count(one, before) + 1
+        learnt.append(range(at + row.count(asked + opening, before), stop))
+        at, before = stop, end
     return row.labelled(ids, learnt, at)
 
 

@@ -71,6 +71,8 @@ def raw_rows(file: str | os.PathLike[str], *, on_error: Callable[[DataError], No
         raise DataError(
             f"{path}: rows are read from {', '.join(_READERS)} files, not from {path.suffix or 'a name without ending'!r}"
         )
+    if not path.is_file():
+        raise DataError(f"can't read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     empty = True
     try:
         for row in read(path, on_error):
@@ -89,7 +91,9 @@ def _jsonl(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator
             number += 1
             where = f"{path}:{number}"
             if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{where}: the line is longer than {MAX_LINE_BYTES / 2**20:g} MiB: expected one row a line")
+                raise DataError(
+                    f"{where}: the line is longer than {MAX_LINE_BYTES / 2**20:g} MiB: expected one row a line", "too long a line"
+                )
             if not line.strip():
                 continue
             try:
@@ -105,12 +109,12 @@ def parsed(text: bytes | str, where: str) -> Any:
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: no text in UTF-8 (byte {error.start + 1})") from error
+        raise DataError(f"{where}: no text in UTF-8 (byte {error.start + 1})", "no JSON") from error
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{where}: no valid JSON ({error.msg}, {place})") from error
+        raise DataError(f"{where}: no valid JSON ({error.msg}, {place})", "no JSON") from error
     except (RecursionError, ValueError) as error:  # lists within lists, numbers of thousands of digits
-        raise DataError(f"{where}: no JSON that can be read ({shown(str(error))})") from error
+        raise DataError(f"{where}: no JSON that can be read ({shown(str(error))})", "no JSON") from error
 
 
 def _json(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator[RawRow]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from minimonkey.documents.pillow import strict_pillow
 from minimonkey.errors import PictureError
@@ -223,3 +223,35 @@ def _scaled(pixels: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         notes.append(f"{name}: pixel values from {low:g} to {high:g} were stretched to black and white")
         return np.rint((pixels.astype(np.float64) - low) * 255.0 / (high - low)).astype(np.uint8)
     return np.rint(pixels * (255.0 / white)).astype(np.uint8)
+
+
+def picture_size(source: PictureSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
+    """Height and width in pixels that `load_picture` would give; of a file only the head is decoded.
+
+    Args:
+        source: as in `load_picture`.
+        max_pixels: the most that width x height may be.
+        max_bytes: the most that a file may have.
+
+    Returns:
+        (height, width), once the picture is upright.
+
+    Raises:
+        PictureError: it can't be read, or is over a limit. Damage behind the head isn't seen.
+    """
+    name = source_name(source)
+    given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
+    try:
+        with strict_pillow():
+            if isinstance(given, bytes):
+                picture = _open(given, name, [])
+            else:
+                picture = _picture_of_array(given) if isinstance(given, np.ndarray) else given
+            check_pixels(picture.size, name, max_pixels)
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except PictureError:
+        raise
+    except BROKEN as error:
+        raise PictureError(f"{name} is damaged or cut short ({' '.join(str(error).split())}); expected a picture file") from error
+    width, height = picture.size
+    return (width, height) if turned else (height, width)
