@@ -16,6 +16,7 @@ WIDTH_PX, MARGIN_PX, FONT_PX, LINE_PX = 1000, 24, 17, 26
 MOST_PICTURE_PX = 700
 """The tallest that a picture is drawn."""
 INK, MUTED, LEARNT, PICTURE = (32, 33, 36), (110, 112, 118), (196, 232, 204), (214, 224, 245)
+GROUNDS = (LEARNT, PICTURE)
 
 
 class Piece(NamedTuple):
@@ -98,7 +99,7 @@ def _text(text: list[Piece]) -> Image.Image:
             x, line = float(MARGIN_PX), line + 1
         placed.append((x, line, piece))
         x += width
-        if piece.text.endswith("\u21b5"):
+        if piece.text.endswith("\u00b6"):
             x, line = float(MARGIN_PX), line + 1
     picture = Image.new("RGB", (WIDTH_PX, (line + 2) * LINE_PX), "white")
     pen = ImageDraw.Draw(picture)
@@ -113,8 +114,8 @@ def _text(text: list[Piece]) -> Image.Image:
 
 
 def _lines(piece: Piece) -> Iterator[Piece]:
-    """A piece cut behind each newline, which is shown as an arrow, and into parts that fit on a line."""
-    text = piece.text.replace("\n", "\u21b5\n").replace("\t", "\u2192   ")
+    """A piece cut behind each newline, which is shown as a pilcrow, and into parts that fit on a line."""
+    text = piece.text.replace("\n", "\u00b6\n").replace("\t", "\u00bb   ")
     for line in text.split("\n"):
         for start in range(0, len(line), 60):
             yield piece._replace(text=line[start : start + 60])
