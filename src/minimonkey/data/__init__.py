@@ -1,0 +1,1 @@
+"""Conversations in, batches out, for any model: rows and their mixtures, schema, collation, packing."""
