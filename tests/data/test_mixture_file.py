@@ -38,12 +38,12 @@ name: mine
 root: /data
 general_ratio: 0.25
 sets:
-  - {name: a, rows: a.jsonl, images: a, repeat: 2, max_tiles: 6, image_folders: [x, y]}
+  - {name: a, rows: a.jsonl, images: a, repeat: 2, max_tiles: 6, image_folders: {x: X}}
   - {name: b, rows: b.json, kind: general}
 """)
     )
     a, b = spec.sets
-    assert a == DataSet("a", "a.jsonl", "a", ("x", "y"), repeat=2.0, max_tiles=6)
+    assert a == DataSet("a", "a.jsonl", "a", {"x": "X"}, repeat=2.0, max_tiles=6)
     assert b == DataSet("b", "b.json", kind="general") and b.images is None
     assert (spec.name, spec.balance, spec.general_ratio) == ("mine", "repeat", 0.25)
     assert str(spec.path(a.rows)) == "/data/a.jsonl"
@@ -65,7 +65,9 @@ def test_sets_of_another_file_are_taken_over(written):
         ("g", "general", 0.2),
         ("h", "general", 0.2),
     ]
-    assert [each.repeat for each in read_mixture(written("name: m\ninclude: [{file: all.yaml}]")).sets] == [1.0, 3.0]
+    written("name: m\ninclude: [{file: all.yaml}]", "between.yaml")
+    nested = read_mixture(written("name: m\nsets: []\ninclude: [{file: between.yaml}]"))
+    assert [(each.name, each.repeat) for each in nested.sets] == [("g", 1.0), ("h", 3.0)]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +92,15 @@ def test_sets_of_another_file_are_taken_over(written):
         ("name: m\nsets: []", "m.yaml: sets: expected at least one data set"),
         ("name: m\nsets: {a: a.jsonl}", "m.yaml: sets={'a': 'a.jsonl'}: expected a list"),
         ("- a", "expected `key: value` lines, got list"),
+        ("name: m\nsets: [{name: a, rows: a.jsonl, image_folders: [x]}]", "m.yaml: sets[0]: image_folders=['x']: expected dict"),
+        (
+            "name: m\nsets: [{name: a, rows: a.jsonl, image_folders: {x: 7}}]",
+            "m.yaml: a: image_folders: expected `folder: its publ",
+        ),
         ("name: m\nsets: [{name: a, rows: a.jsonl, template: 'Say it'}]", "m.yaml: a: template='Say it': expected {answer} once"),
         ("name: m\nsets: [{name: a, rows: a.jsonl, template: '{answer} {question}'}]", "expected {answer} once, after all other"),
         ("name: m\nsets: [{name: a, rows: a.jsonl, template: '{} {answer}'}]", "expected {answer} once, after all other"),
-        ("name: m\ninclude: [{file: m.yaml}]", "m.yaml: include: m.yaml includes others itself"),
+        ("name: m\ninclude: [{file: m.yaml}]", "m.yaml: include: m.yaml includes itself"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(written, text, message):

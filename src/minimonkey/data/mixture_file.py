@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,8 +46,8 @@ class DataSet:
     """File of the rows, below `root`."""
     images: str | None = None
     """Folder that the rows' picture names start from, below `root`; None where rows have no pictures."""
-    image_folders: tuple[str, ...] = ()
-    """Folders below `images` that the rows name: what `data check` looks for."""
+    image_folders: dict[str, str] = field(default_factory=dict)
+    """Folders below `images` that the rows name, each with who publishes it: what `data check` looks for."""
     repeat: float = 1.0
     """How often each row comes an epoch. 0.5 takes one half in this epoch and the other in the next; 0 leaves the set out."""
     weight: float | None = None
@@ -71,7 +71,7 @@ class DataSet:
     rows_from: str = ""
     """Who publishes the rows, by name."""
     images_from: str = ""
-    """Who publishes the pictures, by name."""
+    """Who publishes the pictures, by name, where `image_folders` doesn't say it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def read_mixture(path: Path | str, *, root: str | None = None) -> MixtureSpec:
     if path.suffix == ".json":
         spec = _published(path)
     elif path.suffix in (".yaml", ".yml"):
-        spec = _with_included(_built(path), path)
+        spec = _ours(path)
     else:
         raise UsageError(f"{path}: expected a mixture as .yaml or .yml, or a published meta file as .json")
     spec = spec if root is None else dataclasses.replace(spec, root=root)
@@ -131,18 +131,15 @@ def read_mixture(path: Path | str, *, root: str | None = None) -> MixtureSpec:
     return spec
 
 
-def _built(path: Path) -> MixtureSpec:
-    return build(MixtureSpec, read_recipe_file(path), str(path))
-
-
-def _with_included(spec: MixtureSpec, path: Path) -> MixtureSpec:
-    sets = list(spec.sets)
+def _ours(path: Path, including: tuple[Path, ...] = ()) -> MixtureSpec:
+    """The mixture of a YAML file, with the sets of those that it includes. `including`: the files that lead here."""
+    spec = build(MixtureSpec, read_recipe_file(path), str(path))
+    files, sets = (*including, path.resolve()), list(spec.sets)
     for include in spec.include:
         file = path.parent / include.file
-        other = _built(file)
-        if other.include:
-            raise UsageError(f"{path}: include: {include.file} includes others itself; name those here")
-        for each in other.sets:
+        if file.resolve() in files:
+            raise UsageError(f"{path}: include: {include.file} includes itself")
+        for each in _ours(file, files).sets:
             kind, repeat = include.kind or each.kind, each.repeat if include.repeat is None else include.repeat
             sets.append(dataclasses.replace(each, kind=kind, repeat=repeat))
     return dataclasses.replace(spec, sets=tuple(sets), include=())
@@ -182,6 +179,9 @@ def _check_set(each: DataSet, balance: Balance, where: str) -> None:
         raise UsageError(f"{where}: repeat={each.repeat} counts only with `balance: repeat`, here it is {balance!r}")
     if each.max_tiles is not None and each.max_tiles < 1:
         raise UsageError(f"{where}: max_tiles={each.max_tiles}: expected a number above 0")
+    for folder, publisher in each.image_folders.items():
+        if not isinstance(folder, str) or not isinstance(publisher, str):
+            raise UsageError(f"{where}: image_folders: expected `folder: its publisher's name`, got {shown({folder: publisher})}")
     if each.template is not None:
         check_template(each.template, f"{where}: template")
 
@@ -235,7 +235,7 @@ def _published_set(name: str, entry: Any, where: str) -> DataSet:
     _demand(length is None or _whole(length) and length >= 0, where, "length", length, "a whole number, the rows of the file")
     repeat = _repeat_time(entry["repeat_time"], where)
     augment, root = entry["data_augment"], entry["root"]
-    return DataSet(name, entry["annotation"], root, (), repeat, max_tiles=most, augment=augment, row_count=length)
+    return DataSet(name, entry["annotation"], root, repeat=repeat, max_tiles=most, augment=augment, row_count=length)
 
 
 def _repeat_time(value: Any, where: str) -> float:
