@@ -1,6 +1,5 @@
 """The loss in chunks, by token, sample and square root; packed rows whose segments don't see each other."""
 
-
 import pytest
 import torch
 from torch import nn

@@ -21,11 +21,11 @@ CHECKPOINTS = {"internvl2-qwen2-56": "internvl", "minimonkey-internlm2-56": "min
 SCENARIOS = ("llm_only", "full", "mlp_only", "full_accumulate2", "lora_llm", "lora_llm_vit")
 
 
-def part_configs(settings):
-    """The published switches as parts."""
+def part_configs(settings, fused):
+    """The published switches as parts; `fused`: query, key and value of the language model are one matrix there."""
 
     def part(frozen, rank):
-        lora = LoraConfig(rank, dropout=0.0, share_query_key_value=True) if rank else None
+        lora = LoraConfig(rank, dropout=0.0, share_query_key_value=fused or frozen == "freeze_backbone") if rank else None
         return PartConfig(train=lora is not None or not settings[frozen], lora=lora)
 
     return {
@@ -52,7 +52,7 @@ class Run:
         for batch in self.batches:  # their mask
             batch["attention_mask"] &= batch["input_ids"] != 0
         self.network = minimonkey.load(self.checkpoint, device="cpu", dtype="float32").model
-        parts = part_configs(self.expected["settings"])
+        parts = part_configs(self.expected["settings"], "internlm2" in checkpoint)
         freeze(self.network, parts)
         self.objective = AnswerLoss(add_adapters(self.network, parts))
         self._set_initial()
@@ -68,16 +68,17 @@ class Run:
     def _set_initial(self):
         own = dict(self.network.named_parameters(remove_duplicate=False))
         for name, tensor in self.tensors.items():
-            scenario, when, key = name.split("/")
+            scenario, when, *key = name.split("/")
             if (scenario, when) == (self.scenario, "initial"):
-                for native in self.native_names(key.removesuffix(".lora_A.default.weight")):
+                for native in self.native_names(key[0].removesuffix(".lora_A.default.weight")):
                     own[f"{native}.lora_A.default.weight"].data.copy_(tensor)
 
     def native_names(self, key):
         """Our names of a published linear layer."""
         published = key.replace("base_model.model.", "") + ".weight"
         found = (rule.native_names(published) for rule in find_folder(self.checkpoint).published.rules)
-        return [name.removesuffix(".weight") for name in next(filter(None, found))]
+        names = (name.replace("language_model.model.", "language_model.") for name in next(filter(None, found)))
+        return [f"model.{name.removesuffix('.weight')}" for name in names]
 
     def step(self, number):
         expected = self.expected["steps"][number]
@@ -115,8 +116,8 @@ def test_steps(golden, checkpoint, scenario, tmp_path):
         run.objective.model.merge_adapter()
         assert run.losses() == pytest.approx(run.expected["loss_after_merge"], abs=5e-4)
         return
+    convert(run.checkpoint, tmp_path / "tuned", to="native")
     run.network.save_pretrained(tmp_path / "tuned")
-    minimonkey.load(run.checkpoint, device="cpu").processor.save_pretrained(tmp_path / "tuned")
     convert(tmp_path / "tuned", tmp_path / "published", to="published")
     final = load_file(tmp_path / "published" / "model.safetensors")
     for name, figures in run.expected["final"].items():
@@ -130,14 +131,15 @@ def test_what_decays(golden):
     spared = [group for group in run.optimizer.param_groups if not group["weight_decay"]]
     assert sum(len(group["params"]) for group in spared) > 10
     ours = OptimizerConfig(weight_decay=0.05)
-    kept = groups(run.network, part_configs(run.expected["settings"]), ours)
+    kept = groups(run.network, part_configs(run.expected["settings"], fused=False), ours)
     norm = run.network.model.language_model.norm.weight
     assert any(norm is each for group in kept if not group["weight_decay"] for each in group["params"])
     assert not any(norm is each for group in spared for each in group["params"])
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("cosine", [0, 0.5, 1, 0.75, 0.25]), ("linear", [0, 0.5, 1, 2 / 3, 1 / 3]), ("constant", [0, 0.5, 1, 1, 1])]
+    ("schedule", "expected"),
+    [("cosine", [0, 0.5, 1, 0.75, 0.25]), ("linear", [0, 0.5, 1, 2 / 3, 1 / 3]), ("constant", [0, 0.5, 1, 1, 1])],
 )
 def test_rates(schedule, expected):
     config = OptimizerConfig(warmup_fraction=0.3, schedule=schedule)

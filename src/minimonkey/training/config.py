@@ -1,4 +1,4 @@
-"""What a tuning recipe can say: which model, which data, which parts learn at which rate. Every key is a field, its docstring the help.
+"""What a tuning recipe can say: which model, which data, which parts learn at which rate.
 
 Stages are data: `STAGES` has what the papers' stages train, and a recipe changes what it names.
 """
@@ -27,7 +27,8 @@ class LoraConfig:
     """Scale is alpha / rank; None: 2 x rank, as in InternVL's scripts."""
     dropout: float = 0.05
     share_query_key_value: bool = False
-    """One A matrix for query, key and value, as where the published code has them in one matrix (InternLM2's wqkv, InternViT's qkv)."""
+    """One A matrix for query, key and value: what the published code has where they are one matrix (InternLM2's wqkv, InternViT's
+    qkv)."""
 
     def __post_init__(self) -> None:
         _require(self, "rank", self.rank >= 1, "1 or more")

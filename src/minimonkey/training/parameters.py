@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,9 @@ def add_adapters(network: nn.Module, parts: Mapping[str, PartConfig]) -> Any:
         bias="none",
     )
     try:
-        wrapped = peft.get_peft_model(network, config)
+        with warnings.catch_warnings():  # peft 0.21 asks for a name that transformers 5.23 has renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            wrapped = peft.get_peft_model(network, config)
     except ValueError as error:
         raise UsageError(f"lora: {' and '.join(wanted)} of this model have no layer for adapters") from error
     for name, parameter in network.named_parameters():
