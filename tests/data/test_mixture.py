@@ -233,6 +233,21 @@ def test_other_files_need_another_reader(folder):
         Mixture.read(folder / "m.yaml")
 
 
+@pytest.mark.parametrize("done", [-1, "7", None, 1.5])
+def test_a_state_without_a_number_is_refused(done):
+    with pytest.raises(UsageError, match="expected a state with a number of draws, got done="):
+        three().position(three().state(0) | {"done": done})
+
+
+def test_what_the_published_code_lacks_is_refused():
+    sets = (DataSet("a", "a.jsonl", repeat=1.5), DataSet("b", "b.jsonl", kind="general"))
+    data = [rows("a", 4), rows("b", 4)]
+    with pytest.raises(UsageError, match="as_published knows `repeat` alone"):
+        Mixture(MixtureSpec("m", sets, general_ratio=1.0), data, as_published="internvl")
+    with pytest.raises(UsageError, match=r"repeat=1\.5: as published, rows come whole times"):
+        Mixture(MixtureSpec("m", sets), data, as_published="internvl")
+
+
 def test_wrong_arguments():
     spec = MixtureSpec("m", (DataSet("a", "a.jsonl"),))
     with pytest.raises(UsageError, match="2 sequences of rows for 1 data sets"):
