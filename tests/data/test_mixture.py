@@ -139,6 +139,7 @@ def test_processes_and_workers_take_turns(ranks, workers):
     assert [draw for together in zip(*seen, strict=True) for draw in together] == stream
 
 
+@pytest.mark.slow  # two processes on a busy machine; the test above does the same without them
 def test_torchs_loader_gives_the_same_batches_with_and_without_workers():
     import torch
 
