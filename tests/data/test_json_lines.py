@@ -64,6 +64,14 @@ def test_a_wrong_line_is_named(lines, line, message):
     assert f"rows.jsonl, line 3: {message}" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_file_that_changes_is_noticed(lines):
+    """Lines would begin elsewhere."""
+    rows = lines(b'{"id": 0}\n{"id": 1}\n')
+    rows.path.write_bytes(b'{"id": 10}\n{"id": 11}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: has changed since its lines were found"):
+        rows[0]
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl: No such file"):
         JsonLines(tmp_path / "none.jsonl")

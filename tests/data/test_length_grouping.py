@@ -1,10 +1,11 @@
 """Our batches: every row once, little padding, ranks that don't wait. And where the published lengths are at fault."""
 
 import random
+from itertools import islice
 
 import pytest
 
-from minimonkey.data.length_grouping import RowCost, grouped_steps, padded_cost, published_lengths, row_cost
+from minimonkey.data.length_grouping import RowCost, grouped_steps, grouped_stream, padded_cost, published_lengths, row_cost
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -85,6 +86,26 @@ def test_tiles_are_dealt_out_evenly():
     costs = [RowCost(1000, 3)] * 4 + [RowCost(1000, 0)] * 4
     [step] = grouped_steps(costs, batch_rows=4, ranks=2)
     assert [sum(costs[row].tiles for row in batch) for batch in step] == [6, 6]
+
+
+def test_the_grouped_stream_goes_on_where_it_was(window):
+    """Window after window every draw once, over two processes; a resume in the midst of a window equals the whole."""
+
+    def stream(rank, done=0):
+        def cost_of(number):
+            return window[number % 480]
+
+        return grouped_stream(cost_of, batch_rows=3, rank=rank, ranks=2, window_steps=5, seed=7, done=done)
+
+    whole = [list(islice(stream(rank), 25)) for rank in range(2)]
+    assert sorted(number for batches in whole for batch in batches for number in batch) == list(range(150))
+    assert {number // 30 for batches in whole for batch in batches[5:10] for number in batch} == {1}
+    for steps in (3, 5, 12):
+        assert [list(islice(stream(rank, done=steps * 6), 25 - steps)) for rank in range(2)] == [each[steps:] for each in whole]
+    with pytest.raises(UsageError, match="7 draws done: expected a multiple of batch_rows"):
+        next(stream(0, done=7))
+    with pytest.raises(UsageError, match="rank=2 of 2"):
+        next(stream(2))
 
 
 @pytest.mark.parametrize("changes", [{"batch_rows": 0}, {"ranks": 0}, {"tile_cost": -1.0}, {"batch_rows": 5}, {"costs": []}])

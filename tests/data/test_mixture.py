@@ -139,6 +139,7 @@ def test_processes_and_workers_take_turns(ranks, workers):
     assert [draw for together in zip(*seen, strict=True) for draw in together] == stream
 
 
+@pytest.mark.slow  # two processes on a busy machine; the test above does the same without them
 def test_torchs_loader_gives_the_same_batches_with_and_without_workers():
     import torch
 
@@ -231,6 +232,21 @@ def test_other_files_need_another_reader(folder):
     (folder / "m.yaml").write_text("name: m\nsets: [{name: a, rows: a.parquet}]\n")
     with pytest.raises(UsageError, match=r"a\.parquet: expected rows as \.jsonl"):
         Mixture.read(folder / "m.yaml")
+
+
+@pytest.mark.parametrize("done", [-1, "7", None, 1.5])
+def test_a_state_without_a_number_is_refused(done):
+    with pytest.raises(UsageError, match="expected a state with a number of draws, got done="):
+        three().position(three().state(0) | {"done": done})
+
+
+def test_what_the_published_code_lacks_is_refused():
+    sets = (DataSet("a", "a.jsonl", repeat=1.5), DataSet("b", "b.jsonl", kind="general"))
+    data = [rows("a", 4), rows("b", 4)]
+    with pytest.raises(UsageError, match="as_published knows `repeat` alone"):
+        Mixture(MixtureSpec("m", sets, general_ratio=1.0), data, as_published="internvl")
+    with pytest.raises(UsageError, match=r"repeat=1\.5: as published, rows come whole times"):
+        Mixture(MixtureSpec("m", sets), data, as_published="internvl")
 
 
 def test_wrong_arguments():

@@ -6,6 +6,7 @@ Only the place of each line is kept, 8 bytes a row: 4 MB for 500,000. A row is r
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -43,6 +44,10 @@ class JsonLines(Sequence[dict[str, Any]]):
         start = self._starts[number]
         try:
             with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != self._bytes:
+                    raise DataError(
+                        f"{self.path}: has changed since its lines were found; start again, files must stay as they are"
+                    )
                 file.seek(start)
                 line = file.readline()
         except OSError as error:
@@ -65,11 +70,6 @@ class JsonLines(Sequence[dict[str, Any]]):
         """The line of a row in its file, from 1."""
         number = range(len(self))[number]
         return number + 1 + bisect_right(self._blanks, number)
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file when its lines were found."""
-        return self._bytes
 
 
 def _line_starts(path: Path) -> tuple[array, array, int]:

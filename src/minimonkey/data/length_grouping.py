@@ -6,7 +6,8 @@ texts and sizes come in, numbers go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,49 @@ def grouped_steps(
     dearest = max(steps, key=lambda step: max(padded_cost([costs[row] for row in batch], tile_cost) for batch in step))
     others = [step for step in steps if step is not dearest]
     return [dearest, *(others[number] for number in np.random.default_rng(seed).permutation(len(others)))]
+
+
+def grouped_stream(
+    cost_of: Callable[[int], RowCost],
+    *,
+    batch_rows: int,
+    rank: int = 0,
+    ranks: int = 1,
+    window_steps: int = 50,
+    tile_cost: float = 256.0,
+    seed: int = 0,
+    done: int = 0,
+) -> Iterator[list[int]]:
+    """The batches of one process, without end: window after window of the stream's draws, each as `grouped_steps` has it.
+
+    Every process reckons the costs of the whole window, and comes to the same steps. A resume is exact with the same batch_rows,
+    ranks and window_steps; with others it is at the border of a window.
+
+    Args:
+        cost_of: what the draw of a number costs, as from `row_cost` of its row.
+        rank: of this process; the others are those of `grouped_steps`.
+        window_steps: steps of a window.
+        done: draws that all ranks together have behind them: steps done * batch_rows * ranks.
+
+    Returns:
+        Draw numbers, batch_rows at a time.
+
+    Raises:
+        UsageError: a setting is wrong, or `done` is within a step.
+    """
+    if window_steps < 1 or not 0 <= rank < ranks:
+        raise UsageError(f"window_steps={window_steps}, rank={rank} of {ranks}: expected 1 or more, and a rank below their number")
+    steps_done, within = divmod(done, batch_rows * ranks)
+    if within:
+        raise UsageError(f"{done} draws done: expected a multiple of batch_rows * ranks = {batch_rows * ranks}")
+    first_window, skipped = divmod(steps_done, window_steps)
+    for window in count(first_window):
+        start = window * window_steps * batch_rows * ranks
+        costs = [cost_of(start + row) for row in range(window_steps * batch_rows * ranks)]
+        steps = grouped_steps(costs, batch_rows=batch_rows, ranks=ranks, tile_cost=tile_cost, seed=[seed, window])
+        for step in steps[skipped:]:
+            yield [start + row for row in step[rank]]
+        skipped = 0
 
 
 def _dealt(rows: list[int], costs: Sequence[float], ranks: int) -> list[list[int]]:

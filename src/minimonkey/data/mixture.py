@@ -90,6 +90,8 @@ class Mixture:
         self._row_counts = tuple(map(len, rows))
         self._published: list[np.ndarray] | None = None
         if as_published is not None:
+            if spec.balance != "repeat" or spec.general_ratio is not None or spec.epoch_rows is not None:
+                raise UsageError(f"{spec.name}: as_published knows `repeat` alone, no balance, general_ratio or epoch_rows")
             shuffled = as_published == "mini-monkey"
             published = [
                 published_rows(size, each.repeat, shuffle_seed=number if shuffled else None)
@@ -169,6 +171,8 @@ class Mixture:
             done, seed, sets = state["done"], state["seed"], [list(each) for each in state["sets"]]
         except (KeyError, TypeError) as error:
             raise UsageError(f"{self.spec.name}: expected a state with done, seed and sets, got {shown(state)}") from error
+        if not isinstance(done, int) or done < 0:
+            raise UsageError(f"{self.spec.name}: expected a state with a number of draws, got done={shown(done)}")
         if seed != self.seed:
             raise UsageError(f"{self.spec.name}: the run was begun with seed={seed}, now it is {self.seed}; go on with the former")
         for before, now in zip(sets, self._identity(), strict=False):

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minimonkey.errors import UsageError
+
 
 def published_rows(row_count: int, repeat_time: float, *, shuffle_seed: int | None = None) -> np.ndarray:
     """Numbers of the rows of one data set, in order.
@@ -23,7 +25,12 @@ def published_rows(row_count: int, repeat_time: float, *, shuffle_seed: int | No
 
     Returns:
         int64 [rows after repetition].
+
+    Raises:
+        UsageError: a `repeat_time` above 1 that is no whole number, which the published code refuses too.
     """
+    if repeat_time > 1 and repeat_time != int(repeat_time):
+        raise UsageError(f"repeat={repeat_time}: as published, rows come whole times or a part of them once")
     rows = np.arange(row_count if repeat_time >= 1 else int(row_count * repeat_time))
     if repeat_time > 1:
         rows = np.tile(rows, int(repeat_time))
