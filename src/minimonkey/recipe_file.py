@@ -89,6 +89,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where}={value!r}: expected a list" + ("" if Ellipsis in arguments else f" of {len(arguments)}"))
         inner = [arguments[0]] * len(value) if Ellipsis in arguments else arguments
         return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is dict and dataclasses.is_dataclass(arguments[1]) and isinstance(value, dict):
+        return {key: build(arguments[1], each, f"{where}.{key}") for key, each in value.items()}
     if hint is float and not isinstance(value, (bool, float)):  # YAML takes 1e-3, without a point, for a string
         try:
             return float(value)

@@ -110,3 +110,9 @@ def test_synthetic_wants_one_place_to_write_to(run, tmp_path):
     assert (result.code, "name where the samples go" in result.err) == (2, True)
     result = run("data", "synthetic", "--kind", "line", "--out", str(tmp_path / "a"))
     assert (result.code, "try --kind document" in result.err) == (2, True)
+
+
+def test_check_of_a_mixture_says_what_is_missing(run):
+    result = run("data", "check", "recipes/data/mini-monkey.yaml")
+    assert result.code == 2
+    assert "OpenGVLab/InternVL-Chat-V1-2-SFT-Data" in result.out

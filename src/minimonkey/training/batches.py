@@ -1,14 +1,15 @@
 """Rows to the batches of a run: which rows share a batch is decided from their lengths, a window of the stream at a time.
 
-    stream of draws -> windows -> lengths (no pixels) -> packs, or rows of similar cost -> micro-batches, in order -> encoded by workers
+    stream of draws -> windows -> lengths (no pixels) -> packs, or rows of similar cost -> micro-batches -> encoded by workers
 
-Everything is a function of recipe, data and number of the window, so that a resumed run sees what an uninterrupted one would have seen,
-and every process sees the same plan and takes its own turns. Knows no model and no loop.
+Everything is a function of recipe, data and number of the window, so that a resumed run sees what an uninterrupted one would have
+seen, and every process sees the same plan and takes its own turns. Knows no model and no loop.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,14 +25,26 @@ from minimonkey.data.encode import encode
 from minimonkey.data.length_grouping import RowCost, grouped_steps
 from minimonkey.data.lengths import Lengths, lengths
 from minimonkey.data.mixture import Draw, Mixture
-from minimonkey.data.packing import pack
+from minimonkey.data.packing import ExampleSize, pack
 from minimonkey.errors import DataError, MiniMonkeyError
 from minimonkey.training.config import TuningRecipe
 
 WINDOW_STEPS = 32
 """Steps whose rows are planned at once."""
+PACKED_ROWS = 8
+"""About how many rows share a packed one."""
 TILE_COST = 256.0
 """What a tile costs the vision encoder, in tokens of the language model."""
+
+
+class Loaded(NamedTuple):
+    """A micro-batch and where it comes from."""
+
+    batch: dict[str, torch.Tensor]
+    numbers: list[int]
+    """Of its draws."""
+    behind: Place
+    """Where the stream stands once it is used."""
 
 
 class Place(NamedTuple):
@@ -84,7 +97,6 @@ class TrainingRows(Dataset):
 
     def __getitem__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
         """The micro-batch of these draws."""
-        torch.manual_seed(self.recipe.seed)  # workers draw nothing at random that matters; this keeps them alike
         examples = [
             encode(
                 self.conversation(number),
@@ -125,7 +137,8 @@ class Batches:
     @cached_property
     def window_rows(self) -> int:
         """Draws of a window: a whole number of steps."""
-        step = self.recipe.batch_rows * self.recipe.accumulate * self.ranks
+        rows = self.recipe.batch_rows if self.recipe.packing is None else PACKED_ROWS
+        step = rows * self.recipe.accumulate * self.ranks
         return step * max(1, min(WINDOW_STEPS, -(-len(self.rows.mixture) // step)))
 
     def plan(self, window: int) -> list[list[int]]:
@@ -148,17 +161,12 @@ class Batches:
             raise DataError(f"{self.window_rows} rows in a row can't be used; the last: see {self.skipped}")
         numbers, turns = [*costs], self.ranks * self.recipe.accumulate
         if self.recipe.packing is not None:
-            sized = [{"number": number, "tokens": each.tokens, "tiles": each.tiles} for number, each in costs.items()]
-            batches = [[each["number"] for each in each_pack] for each_pack in self._packs(sized)]
+            budget = {"max_tokens": self.recipe.packing.max_tokens, "max_tiles": self.recipe.packing.max_tiles}
+            batches = list(pack(numbers, size=lambda number: ExampleSize(costs[number].tokens, costs[number].tiles), **budget))
         else:
             batches = self._grouped(numbers, costs)
         spare = -len(batches) % turns  # every process has as much to do: the first ones come twice
         return batches + batches[:spare] if spare <= len(batches) else (batches * turns)[: len(batches) + spare]
-
-    def _packs(self, sized: list[dict[str, int]]) -> Iterator[list[dict[str, int]]]:
-        packing = self.recipe.packing
-        assert packing is not None
-        return iter(pack(sized, max_tokens=packing.max_tokens, max_tiles=packing.max_tiles))
 
     def _grouped(self, numbers: list[int], costs: dict[int, Lengths]) -> list[list[int]]:
         size = self.recipe.batch_rows
@@ -188,13 +196,13 @@ class Batches:
                     yield behind, plan[batch]
             window, done = window + 1, 0
 
-    def load(self, place: Place) -> Iterator[tuple[Place, dict[str, torch.Tensor]]]:
-        """The same, encoded by the recipe's workers ahead of time."""
-        places: list[Place] = []
+    def load(self, place: Place) -> Iterator[Loaded]:
+        """The same, encoded by the recipe's workers ahead of time. Closing the iterator ends them."""
+        sent: list[tuple[Place, list[int]]] = []
 
         def numbers() -> Iterator[list[int]]:
             for behind, batch in self.turns(place):
-                places.append(behind)
+                sent.append((behind, batch))
                 yield batch
 
         loader = DataLoader(
@@ -203,13 +211,25 @@ class Batches:
             batch_size=None,
             num_workers=self.recipe.workers,
             prefetch_factor=2 if self.recipe.workers else None,
-            persistent_workers=False,
+            worker_init_fn=leave_signals_to_the_parent,
         )
-        for batch in loader:
-            yield places.pop(0), batch
+        batches = iter(loader)
+        try:
+            for batch in batches:
+                behind, drawn = sent.pop(0)
+                yield Loaded(batch, drawn, behind)
+        finally:  # a traceback would keep them, and they don't listen to the signal that ends children
+            if self.recipe.workers:
+                batches._shutdown_workers()
 
     def steps_per_epoch(self) -> int:
         """Steps that go through the data once, counted from the plans of all windows."""
         windows = -(-len(self.rows.mixture) // self.window_rows)
         batches = sum(len(self._planned(window)) for window in range(windows)) * len(self.rows.mixture)
         return max(1, round(batches / (windows * self.window_rows) / (self.ranks * self.recipe.accumulate)))
+
+
+def leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C and many a SIGTERM go to the whole group: workers go on until the loop, which has its step to end, is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

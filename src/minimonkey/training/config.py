@@ -23,7 +23,7 @@ class LoraConfig:
     """Low-rank adapters on one part (Hu et al., arXiv 2106.09685), by peft."""
 
     rank: int = 16
-    alpha: float | None = None
+    alpha: int | None = None
     """Scale is alpha / rank; None: 2 x rank, as in InternVL's scripts."""
     dropout: float = 0.05
     share_query_key_value: bool = False
@@ -32,7 +32,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _require(self, "rank", self.rank >= 1, "1 or more")
-        _require(self, "alpha", self.alpha is None or 0 < self.alpha < math.inf, "a number above 0")
+        _require(self, "alpha", self.alpha is None or self.alpha >= 1, "1 or more")
         _require(self, "dropout", 0 <= self.dropout < 1, "0 to below 1")
 
 

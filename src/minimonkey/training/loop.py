@@ -82,10 +82,10 @@ class TrainingLoop(ABC):
         """Figures of a look at other rows."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """End what the subclass has begun, workers for one."""
 
-    def wait(self) -> None:
+    def wait(self) -> None:  # noqa: B027
         """Until all processes are here."""
 
     # -- the loop ------------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,9 @@ class TrainingLoop(ABC):
 
     def _steps(self) -> None:
         settings = self.settings
-        bar = tqdm(total=settings.steps, initial=self.step, desc=settings.name, unit="step", smoothing=0.05, disable=not self.is_main)
+        bar = tqdm(
+            total=settings.steps, initial=self.step, desc=settings.name, unit="step", smoothing=0.05, disable=not self.is_main
+        )
         started = last_saved = time.monotonic()
         earlier, window = self.seconds, list[dict[str, float]]()
         while self.step < settings.steps:

@@ -110,8 +110,22 @@ def token_weights(labels: torch.Tensor, reduction: Reduction) -> torch.Tensor:
     return learnt * {"token": torch.ones_like(count), "sample": 1 / count, "square": count.rsqrt()}[reduction]
 
 
+def batch_weight(batch: Mapping[str, torch.Tensor], reduction: Reduction) -> torch.Tensor:
+    """What the labels of a batch weigh together, float32 []; nothing has to be computed for it."""
+    labels = batch["labels"]
+    if "segments" not in batch:
+        return token_weights(labels[:, 1:], reduction).sum()
+    bounds = batch["segments"].tolist()
+    parts = [labels[:, start + 1 : stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return torch.stack([token_weights(part, reduction).sum() for part in parts]).sum()
+
+
 class AnswerLoss(nn.Module):
     """A model and its loss: a batch in, a loss out. The module that is trained, wrapped by DDP or FSDP as a whole."""
+
+    always_encodes: bool = False
+    """With text alone, send a blank tile through the encoder, whose features count for nothing: processes that train together have
+    to use the same parameters."""
 
     def __init__(self, model: nn.Module, reduction: Reduction = "token", chunk_tokens: int = CHUNK_TOKENS) -> None:
         """`model` may be wrapped by peft."""
@@ -138,6 +152,8 @@ class AnswerLoss(nn.Module):
         hidden, labels, weights = self.learnt(batch)
         head = self.network.get_output_embeddings()
         total = chunked_cross_entropy(hidden, head.weight, labels, weights, bias=head.bias, chunk_tokens=self.chunk_tokens)
+        if self.always_encodes and "pixel_values" not in batch:
+            total = total + 0 * self._blank_features().sum()
         return total / (weights.sum() if total_weight is None else total_weight).clamp(min=torch.finfo(torch.float32).tiny)
 
     def learnt(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -151,6 +167,11 @@ class AnswerLoss(nn.Module):
             labels.append(shifted[places])
             weights.append(token_weights(shifted, self.reduction)[places])
         return torch.cat(states), torch.cat(labels), torch.cat(weights)
+
+    def _blank_features(self) -> torch.Tensor:
+        side, like = self.network.config.vision_config.image_size, next(self.network.model.vision_tower.parameters())
+        tile = torch.zeros(1, 3, *side, device=like.device, dtype=like.dtype)
+        return self.network.model.get_image_features(tile, return_dict=True).pooler_output.float()
 
     def _parts(self, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """What the network reads at a time: a padded batch as a whole, of a packed row one segment after the other.

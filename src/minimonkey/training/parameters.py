@@ -90,7 +90,7 @@ def add_adapters(network: nn.Module, parts: Mapping[str, PartConfig]) -> Any:
     return wrapped
 
 
-def _alpha(lora: LoraConfig) -> float:
+def _alpha(lora: LoraConfig) -> int:
     return 2 * lora.rank if lora.alpha is None else lora.alpha
 
 

@@ -14,6 +14,7 @@ from minimonkey.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+MIXTURES = (".yaml", ".yml")
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: JSONL, a JSON list or Parquet.")]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", metavar="DIR", help="The folder that paths in the rows are relative to.")
@@ -21,7 +22,9 @@ ImagesOption = Annotated[
 
 
 def check(
-    file: FileArgument,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rows (JSONL, a JSON list, Parquet), or a mixture of data sets (YAML).")
+    ],
     images: ImagesOption = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", metavar="N", min=1, help="Also report rows that are longer, as the model counts.")
@@ -32,13 +35,18 @@ def check(
 ) -> None:
     """Read every row and open every picture; report all that is wrong, counted by kind.
 
-    Exit code 2 if a row can't be trained on.
+    Of a mixture (recipes/data/), say which files and folders are there, which are missing, and where they come from. Exit code 2
+    if something can't be trained on.
 
     \b
     Examples:
       minimonkey data check train.jsonl --images photos/
       minimonkey data check train.jsonl --images photos/ --model OpenGVLab/InternVL2-1B --max-tokens 4096
+      minimonkey data check recipes/data/mini-monkey.yaml
     """
+    if file.suffix in MIXTURES:
+        check_mixture(file)
+        return
     from minimonkey.data.check import check as checked
 
     processor = None if max_tokens is None else processor_of(model)
@@ -55,6 +63,18 @@ def check(
     for line in report.lines():
         print(line)
     if report.bad_rows:
+        raise typer.Exit(2)
+
+
+def check_mixture(file: Path) -> None:
+    """Which files and folders of a mixture are there."""
+    from minimonkey.data.inventory import take_inventory
+    from minimonkey.data.mixture_file import read_mixture
+
+    inventory = take_inventory(read_mixture(file))
+    for line in inventory.lines():
+        print(line)
+    if inventory.faults:
         raise typer.Exit(2)
 
 
