@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from minimonkey.data.collate import collate
+from minimonkey.data.collation import collate
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import encode
+from minimonkey.data.encoding import encode
 from minimonkey.data.length_grouping import RowCost, grouped_steps
 from minimonkey.data.lengths import Lengths, lengths
 from minimonkey.data.mixture import Draw, Mixture
