@@ -26,7 +26,7 @@ layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|do
 model = get_peft_model(vlm.model, LoraConfig(r=8, lora_alpha=16, target_modules=layers))
 
 settings = TrainingArguments(
-    output_dir=str(folder / "run"), max_steps=steps, per_device_train_batch_size=2, learning_rate=1e-3, logging_steps=1,
+    output_dir=str(folder / "run"), max_steps=steps, per_device_train_batch_size=4, learning_rate=3e-4, logging_steps=1,
     remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
 )  # fmt: skip
 trainer = Trainer(model, settings, train_dataset=examples, data_collator=partial(collate, processor=vlm.processor))

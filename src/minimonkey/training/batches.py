@@ -161,8 +161,13 @@ class Batches:
             raise DataError(f"{self.window_rows} rows in a row can't be used; the last: see {self.skipped}")
         numbers, turns = [*costs], self.ranks * self.recipe.accumulate
         if self.recipe.packing is not None:
-            budget = {"max_tokens": self.recipe.packing.max_tokens, "max_tiles": self.recipe.packing.max_tiles}
-            batches = list(pack(numbers, size=lambda number: ExampleSize(costs[number].tokens, costs[number].tiles), **budget))
+            packs = pack(
+                numbers,
+                max_tokens=self.recipe.packing.max_tokens,
+                max_tiles=self.recipe.packing.max_tiles,
+                size=lambda number: ExampleSize(costs[number].tokens, costs[number].tiles),
+            )
+            batches = list(packs)
         else:
             batches = self._grouped(numbers, costs)
         spare = -len(batches) % turns  # every process has as much to do: the first ones come twice
