@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network
 from minimonkey.compression.spans import Selection, detail_levels, remaining
-from minimonkey.compression.spec import ASKING, SELECTORS, CompressionSpec
+from minimonkey.compression.spec import QUERY_SELECTORS, SELECTORS, CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import Span
 
@@ -42,7 +42,7 @@ def test_what_is_not_given_is_the_selectors_own():
 
 
 def test_what_depends_on_the_question():
-    assert {name for name in SELECTORS if CompressionSpec(name).depends_on_question} == set(ASKING)
+    assert {name for name in SELECTORS if CompressionSpec(name).depends_on_question} == set(QUERY_SELECTORS)
     assert not any(CompressionSpec(name, queries="vision").depends_on_question for name in ("scm", "cdpruner", "mmr", "random"))
 
 
@@ -185,7 +185,7 @@ def test_pictures_side_by_side():
 
 
 def test_who_asks_nobody_needs_no_question():
-    for selector in set(SELECTORS) - set(ASKING):
+    for selector in set(SELECTORS) - set(QUERY_SELECTORS):
         assert levels_of(ids("aII"), [[2, 0, 0]], CompressionSpec(selector)) == [(0, 0, Span(1, 3), 1, 0, [])]
 
 

@@ -27,10 +27,10 @@ SELECTORS = {
     "mmr": "tokens like those that ask and unlike each other: maximal marginal relevance.",
 }
 """Who may choose, and how."""
-INSIDE = ("scm", "scm-reference", "fastv")
-"""Selectors that ask the language model's attention; the others choose before it."""
-ASKING = (*INSIDE, "cdpruner", "mmr")
-"""Selectors that ask tokens behind the detail level; the others don't care what is asked."""
+IN_MODEL_SELECTORS = ("scm", "scm-reference", "fastv")
+"""Selectors that go by the language model's attention; the others choose before it."""
+QUERY_SELECTORS = (*IN_MODEL_SELECTORS, "cdpruner", "mmr")
+"""Selectors that score detail tokens by queries, the tokens behind the detail level; the others go by the picture alone."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class CompressionSpec:
     keep_ratio: float = 0.5
     """Share of the detail tokens that stays, rounded down: above 0, at most 1."""
     queries: Literal["all", "vision"] = "all"
-    """Who is asked: the picture's own image tokens after its detail level and all later text, or those image tokens alone, whatever
-    the question."""
+    """Whose attention counts: "all", the picture's own image tokens after its detail level and all later text; or "vision", those
+    image tokens alone, whatever the question."""
     positions: Literal["compact", "original"] | None = None
     """Positions of the tokens that stay: those that they had, or counted anew; scm then begins again with what it keeps. If not
     given "original", and "compact" for scm-reference."""
@@ -97,7 +97,7 @@ class CompressionSpec:
     @property
     def depends_on_question(self) -> bool:
         """Whether another question may keep other tokens. If not, a picture is compressed before there is a question."""
-        return self.selector in ASKING and self.queries == "all"
+        return self.selector in QUERY_SELECTORS and self.queries == "all"
 
     def before_questions(self) -> CompressionSpec:
         """The same, but no question is asked, as there is none yet. Raises UsageError for a selector that asks nothing else."""
@@ -108,6 +108,11 @@ class CompressionSpec:
             why = f"compression={self.selector!r} asks the question, and a picture is opened before there is one"
             raise UsageError(f"{why}: take {', '.join(free)} or none, or use ask()")
         return replace(self, queries="vision")
+
+    @property
+    def needs_cls_attention(self) -> bool:
+        """Whether the choice goes by the class token's attention in the vision encoder."""
+        return self.selector == "visionzip"
 
     def kept(self, size: int) -> int:
         """How many stay of so many tokens that share a budget; `downsample` may keep fewer."""

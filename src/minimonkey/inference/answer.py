@@ -40,7 +40,7 @@ class Answer:
     """Seconds from the call until the inputs were ready ("prepare"), the first token out ("first_token") and the last ("total")."""
     pyramids: list[Pyramid]
     """How each picture was cut."""
-    kept: tuple[Selection, ...] = field(default=(), compare=False)
+    selections: tuple[Selection, ...] = field(default=(), compare=False)
     """What compression kept of each picture that has a detail level; `picture` is its place in `pyramids`. Empty without any."""
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ class Placement:
     quantize: str | None = None
 
     @classmethod
-    def choose(
+    def resolve(
         cls,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
@@ -50,7 +50,7 @@ class Placement:
             _require("accelerate", "quantize" if quantize else "train", "quantize" if quantize else "device_map")
         return cls(place, _dtype(dtype, place), device_map, quantize)
 
-    def settings(self, config: PretrainedConfig) -> dict[str, Any]:
+    def from_pretrained_kwargs(self, config: PretrainedConfig) -> dict[str, Any]:
         """Arguments of transformers' `from_pretrained` for a model; weights go to their places as they are read."""
         settings: dict[str, Any] = {"dtype": self.dtype}
         if self.device_map is not None or self.quantize is not None:

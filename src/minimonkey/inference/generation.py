@@ -21,15 +21,13 @@ from minimonkey.errors import PromptError, UsageError, shown
 from minimonkey.inference.answer import Answer, boxes_of, whole_characters
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.settings import call_settings, new_tokens
-from minimonkey.language_model.rotary import longest_sequence
-from minimonkey.memory import enough_memory
+from minimonkey.language_model.rotary import context_length
+from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
-ASK_LESS = "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression"
-"""What needs less memory for an answer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class GenerationRequest:
     begun: float
     """When the call came, on the clock of `time.perf_counter`."""
     timings: dict[str, float] = field(default_factory=dict)
-    kept: Sequence[Selection] = ()
+    selections: Sequence[Selection] = ()
     """What compression keeps of the pictures of each row, where that was settled before."""
     on_finished: Callable[[torch.Tensor], None] = lambda sequences: None
     """Gets the ids of all rows, int64 [B, L], once the model is done."""
@@ -96,7 +94,7 @@ class GenerationRequest:
             device=model.device.type,
         )
         max_new_tokens = new_tokens(max_new_tokens)
-        context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
+        context = context_length(model.config.text_config, processor.tokenizer.model_max_length)
         wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS
         longest = max(prompts, key=lambda prompt: len(prompt.ids))
         if context - len(longest.ids) < (max_new_tokens or 1):
@@ -111,7 +109,7 @@ class GenerationRequest:
         settings["max_new_tokens"] = min(context - min(len(prompt.ids) for prompt in prompts), wanted)
         return cls(processor, prompts, settings, context, begun)
 
-    @enough_memory("answering", ASK_LESS)
+    @explain_out_of_memory("answering", HINTS["ask"])
     def answers(self, backend: TorchBackend, inputs: dict[str, Any]) -> list[Answer]:
         """Run the model on its inputs and read what it wrote, one answer a prompt."""
         return self._run(backend, inputs, _Watch())
@@ -122,7 +120,7 @@ class GenerationRequest:
         unseen = {token for token in added if added[token].special}
         watch, said, sent = _Watch(), list[int](), ""
         with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
-            future = pool.submit(enough_memory("answering", ASK_LESS)(self._run), backend, inputs, watch)
+            future = pool.submit(explain_out_of_memory("answering", HINTS["ask"])(self._run), backend, inputs, watch)
             future.add_done_callback(lambda _: watch.tokens.put(None))
             try:
                 while (token := watch.tokens.get()) is not None:
@@ -164,10 +162,10 @@ class GenerationRequest:
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
             pyramids=prompt.pyramids,
-            kept=tuple(self.kept) or self._kept_of(row, selections),
+            selections=tuple(self.selections) or self._selections_of(row, selections),
         )
 
-    def _kept_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
+    def _selections_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
         """What is left of a row's pictures, which count from 0 again."""
         before = sum(len(prompt.pyramids) for prompt in self.prompts[:row])
         return tuple(replace(one, picture=one.picture - before) for one in selections if one.row == row)

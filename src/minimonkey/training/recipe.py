@@ -1,6 +1,6 @@
 """Reading a recipe: one YAML file, `key=value` overrides on the command line.
 
-An unknown key is an error that names the nearest one.
+An unknown key is an error that names the nearest one. Keys of earlier versions are read by their former names, too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,33 @@ from typing import Any, Literal
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.training.nano.config import TrainConfig
 
+FORMER_KEYS = {
+    "looking_weight": "attention_losses.next_char",
+    "anchor_weight": "attention_losses.this_char",
+    "recall_weight": "attention_losses.query_word",
+    "line_weight": "attention_losses.line_start",
+    "place_weight": "attention_losses.place",
+    "place_codes": "position_codes",
+    "mistakes": "prefix_noise",
+    "optimizer.scales": "optimizer.lr_multipliers",
+}
+"""Keys that recipes of earlier versions have, and what they are called now."""
+FORMER_SOURCE_KEYS = {"leave_out": "exclude", "encoder_rests": "freeze_vision"}
+"""The same for the keys of a source in `mixture`."""
+
 
 def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """Read a YAML recipe and apply overrides such as `steps=200` or `optimizer.muon_lr=0.01`.
+    """Read a recipe and apply overrides.
 
-    Raises UsageError: missing file, invalid YAML, unknown key (with the nearest name), wrong type.
+    Args:
+        path: a YAML file with keys of TrainConfig.
+        overrides: such as `steps=200` or `optimizer.muon_lr=0.01`.
+
+    Returns:
+        The settings, each of them checked.
+
+    Raises:
+        UsageError: missing file, invalid YAML, unknown key (with the nearest name), wrong type or value.
     """
     yaml = _yaml()
     try:
@@ -40,7 +62,29 @@ def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Trai
             _set(raw, key.split("."), yaml.safe_load(value), override)
         except yaml.YAMLError as error:
             raise UsageError(f"override {override!r} is no valid YAML") from error
+    for former, key in FORMER_KEYS.items():
+        _rename(raw, former, key, str(path))
+    for source in raw["mixture"] if isinstance(raw.get("mixture"), list) else ():
+        for former, key in FORMER_SOURCE_KEYS.items():
+            _rename(source, former, key, str(path))
     return build(TrainConfig, raw, str(path))
+
+
+def _rename(raw: Any, former: str, key: str, where: str) -> None:
+    """Give a former key its present name, in place, if it is there. Raises UsageError for a key that has both."""
+    *parents, name = former.split(".")
+    holder = raw
+    for parent in parents:
+        holder = holder.get(parent) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or name not in holder:
+        return
+    *parents, new_name = key.split(".")
+    known: Any = raw
+    for parent in parents:
+        known = known.get(parent, {}) if isinstance(known, dict) else {}
+    if isinstance(known, dict) and new_name in known:
+        raise UsageError(f"{where}: {former} is the former name of {key}, which is there too: leave {former} out")
+    _set(raw, key.split("."), holder.pop(name), f"{former}, now {key},")
 
 
 def build(cls: Any, raw: Any, where: str) -> Any:

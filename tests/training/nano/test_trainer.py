@@ -412,10 +412,10 @@ def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
 def test_surgery_is_done_once_and_a_resume_goes_on_from_it(tmp_path):
     path = recipe(tmp_path, steps=2)
     few, more = (f"hidden_size: 16, num_hidden_layers: {layers}, num_attention_heads: 2, num_key" for layers in (1, 4))
-    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "place_weight: 0.3"))
+    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "attention_losses: {place: 0.3}"))
     first = train(path)
     rope = "{rope_type: llama3, factor: 1e6, low_freq_factor: 1.0, high_freq_factor: 2.0, original_max_position_embeddings: 200}"
-    changed = ["name=changed", f"start={first.parent}", "place_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
+    changed = ["name=changed", f"start={first.parent}", "position_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
     train(path, [*changed, "steps=1"])
     cut = train(path, [*changed, "steps=2"])
     whole = train(path, [*changed, "name=whole", "steps=2"])

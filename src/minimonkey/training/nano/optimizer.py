@@ -69,15 +69,15 @@ class MuonWithAdamW:
         names = []
         for name, parameter in named_parameters:
             names.append(name)
-            scale = _scale(name, config.scales)
+            scale = _scale(name, config.lr_multipliers)
             parameter.requires_grad_(scale > 0)
             if scale == 0:
                 continue
             self.names[parameter] = name
             hidden = parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN) and config.muon_lr > 0
             (muon if hidden else adamw)[scale].append(parameter)
-        if unused := [prefix for prefix in config.scales if not any(name.startswith(prefix) for name in names)]:
-            raise UsageError(f"optimizer.scales: no parameter's name begins with {unused[0]!r}; e.g. {names[0]!r} is one")
+        if unused := [prefix for prefix in config.lr_multipliers if not any(name.startswith(prefix) for name in names)]:
+            raise UsageError(f"optimizer.lr_multipliers: no parameter's name begins with {unused[0]!r}; e.g. {names[0]!r} is one")
         self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
             groups = [{"params": parameters, "base_lr": config.muon_lr * scale} for scale, parameters in muon.items()]
@@ -132,6 +132,6 @@ def check_finite(what: str, value: float, step: int) -> None:
         )
 
 
-def _scale(name: str, scales: dict[str, float]) -> float:
-    matching = [prefix for prefix in scales if name.startswith(prefix)]
-    return scales[max(matching, key=len)] if matching else 1.0
+def _scale(name: str, lr_multipliers: dict[str, float]) -> float:
+    matching = [prefix for prefix in lr_multipliers if name.startswith(prefix)]
+    return lr_multipliers[max(matching, key=len)] if matching else 1.0
