@@ -13,8 +13,8 @@ from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network
 from minimonkey.compression.spans import Selection, detail_levels, remaining
 from minimonkey.compression.spec import QUERY_SELECTORS, SELECTORS, CompressionSpec
-from minimonkey.errors import UsageError
-from minimonkey.pyramid import Span
+from minimonkey.errors import PyramidError, UsageError
+from minimonkey.pyramid import PyramidSpec, Span
 
 IMAGE = 9
 REFERENCE = CompressionSpec("scm-reference")
@@ -339,3 +339,24 @@ def test_one_changed_weight_shows(network, tensors, records):
 
     assert differs(1)
     assert not differs(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (3, "^{name}: settings are 3, expected a dict of "),
+        ("scm", "^{name}: settings are 'scm', expected a dict of "),
+        ({"colour": 1}, "^{name} has no setting 'colour'; the nearest is '.*', all are "),
+        ({7: 1}, "^{name} has no setting 7; the nearest is "),
+        ({"selector": [], "exclude": []}, "^{name}: .*\\[\\].*"),
+        ({"keep_ratio": "x" * 500, "detail": "x" * 500}, r"^{name}: \w+='x{{59}}\.\.\.x{{29}}': expected "),
+    ],
+)
+def test_saved_settings_are_refused_in_the_same_words(settings, message):
+    """Of a compression and of a pyramid."""
+    for spec, name, error in ((CompressionSpec, "compression", UsageError), (PyramidSpec, "pyramid", PyramidError)):
+        own = {field.name for field in dataclasses.fields(spec)}
+        given = {key: settings[key] for key in settings if key in own} or settings if isinstance(settings, dict) else settings
+        with pytest.raises(error, match=message.format(name=name)) as caught:
+            spec.from_dict(given)
+        assert "\n" not in str(caught.value)

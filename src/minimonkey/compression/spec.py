@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from minimonkey.errors import UsageError, unknown
+from minimonkey.errors import UsageError, check_keys, shown, unknown
 
 SELECTORS = {
     "scm": "Mini-Monkey's Scale Compression Mechanism: the attention of later tokens to the detail tokens in the language model's "
@@ -54,7 +54,7 @@ class CompressionSpec:
     """Of the random selector."""
 
     def __post_init__(self) -> None:
-        if self.selector not in SELECTORS:
+        if not (isinstance(self.selector, str) and self.selector in SELECTORS):
             raise UsageError(unknown("compression: no selector", self.selector, SELECTORS))
         if self.positions is None:
             object.__setattr__(self, "positions", "compact" if self.selector == "scm-reference" else "original")
@@ -69,7 +69,7 @@ class CompressionSpec:
         )
         for name, is_right, expected in checks:
             if not is_right:
-                raise UsageError(f"compression: {name}={getattr(self, name)!r}: expected {expected}")
+                raise UsageError(f"compression: {name}={shown(getattr(self, name))}: expected {expected}")
         for name, value, why in _FIXED.get(self.selector, ()):
             if getattr(self, name) != value:
                 raise UsageError(f"compression: {name}={getattr(self, name)!r}: {self.selector} {why}, {value!r} only")
@@ -87,11 +87,15 @@ class CompressionSpec:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> CompressionSpec:
-        """The spec of saved JSON. An unknown key is a UsageError that names the nearest setting."""
-        known = [field.name for field in fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise UsageError(unknown("compression has no setting", key, known))
+        """The spec of saved JSON (`dataclasses.asdict(spec)`).
+
+        Args:
+            settings: any of the fields; the others have their defaults.
+
+        Raises:
+            UsageError: no mapping, an unknown key (the nearest setting is named), or a wrong value.
+        """
+        check_keys("compression", settings, [field.name for field in fields(cls)], UsageError)
         return cls(**settings)
 
     @property

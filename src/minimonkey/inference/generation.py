@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from minimonkey.compression.prefill import layers_before_pruning
 from minimonkey.compression.spans import Selection
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import PromptError, UsageError, shown
 from minimonkey.inference.answer import Answer, boxes_of, whole_characters
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.settings import call_settings, new_tokens
 from minimonkey.language_model.rotary import context_length
 from minimonkey.memory import HINTS, explain_out_of_memory
+from minimonkey.models.minimonkey.modeling import check_settings_with_compression
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid
 
@@ -68,6 +71,7 @@ class GenerationRequest:
         prompts: list[Prompt],
         generation: dict[str, Any],
         *,
+        compression: CompressionSpec | None = None,
         max_new_tokens: int | None = None,
         begun: float | None = None,
     ) -> GenerationRequest:
@@ -78,6 +82,7 @@ class GenerationRequest:
             processor: the model's.
             prompts: the rows.
             generation: settings of `generate`.
+            compression: what the prompts will lose; it does nothing to prompts without a detail level.
             max_new_tokens: the longest answer. None: what the model says, or less where a prompt leaves no room for it.
             begun: when the call came; now if not given.
 
@@ -93,6 +98,8 @@ class GenerationRequest:
             vocabulary=model.config.text_config.vocab_size,
             device=model.device.type,
         )
+        if compression is not None and any(pyramid.detail for prompt in prompts for pyramid in prompt.pyramids):
+            check_settings_with_compression(compression.selector, layers_before_pruning(compression) > 0, settings)
         max_new_tokens = new_tokens(max_new_tokens)
         context = context_length(model.config.text_config, processor.tokenizer.model_max_length)
         wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS

@@ -244,7 +244,13 @@ class OpenPicture:
         prompts = [self._prompt(question, history) for question in questions]
         generation |= dict.fromkeys(CACHE_SETTINGS) | {"use_cache": True}
         request = GenerationRequest.of(
-            self._network, self._processor, prompts, generation, max_new_tokens=max_new_tokens, begun=begun
+            self._network,
+            self._processor,
+            prompts,
+            generation,
+            compression=self._compression,
+            max_new_tokens=max_new_tokens,
+            begun=begun,
         )
         self._budget.touch(self)
         rows = [prompt.ids for prompt in prompts]

@@ -247,7 +247,7 @@ class VisionLanguageModel:
         selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         planned = list(self._planned(rows, spec, system, history))
-        request_of = partial(GenerationRequest.of, max_new_tokens=max_new_tokens, begun=begun)
+        request_of = partial(GenerationRequest.of, compression=selection, max_new_tokens=max_new_tokens, begun=begun)
         groups = [
             (group, request_of(self.backend.network, self.processor, [row.prompt for row in group], generation))
             for group in _grouped(planned, self.max_batch_tokens)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from minimonkey.errors import PyramidError, unknown
+from minimonkey.errors import PyramidError, check_keys, shown
 from minimonkey.pyramid.grid import LEVEL_NAMES, MOST_TILES, Box, Grid, Level, LevelName, Size, candidate_grids, nearest_grid
 
 
@@ -70,7 +70,7 @@ class PyramidSpec:
         )
         for name, is_right, expected in checks:
             if not is_right:
-                raise PyramidError(f"{name}={getattr(self, name)!r}: expected {expected}")
+                raise PyramidError(f"pyramid: {name}={shown(getattr(self, name))}: expected {expected}")
 
     @classmethod
     def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings: Any) -> PyramidSpec:
@@ -88,11 +88,15 @@ class PyramidSpec:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PyramidSpec:
-        """The spec of saved JSON (`dataclasses.asdict(spec)`). An unknown key is an error that names the nearest setting."""
-        known = [field.name for field in fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise PyramidError(unknown("pyramid has no setting", key, known))
+        """The spec of saved JSON (`dataclasses.asdict(spec)`).
+
+        Args:
+            settings: any of the fields; the others have their defaults.
+
+        Raises:
+            PyramidError: no mapping, an unknown key (the nearest setting is named), or a wrong value.
+        """
+        check_keys("pyramid", settings, [field.name for field in fields(cls)], PyramidError)
         return cls(**settings)
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ Knows nothing of pictures, text or devices: tensors stay where the caller put th
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -29,6 +29,8 @@ from minimonkey.pyramid import LevelName
 
 SAME_CACHE = ("dynamic", "dynamic_full")
 """transformers' names for the kind of cache that a prompt is read into while it is compressed."""
+NOT_WITH_COMPRESSION = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
+"""Settings of `generate` that a compressed prompt may not go with."""
 
 
 class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
@@ -205,18 +207,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         self, selector: str, compressed: CompressedPrompt, settings: dict[str, Any], config: GenerationConfig | None
     ) -> None:
         """Raises UsageError for what can't go with a compressed prompt, wherever it is set: in the call or in a configuration."""
-        names = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
-        asked = {name: _setting(name, settings, config, self.generation_config) for name in names}
-        if asked["use_cache"] is False:
-            raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
-        if asked["prefill_chunk_size"] is not None:
-            value = asked["prefill_chunk_size"]
-            raise UsageError(f"prefill_chunk_size={value!r}: compression reads a prompt in one piece; leave one of the two out")
-        if asked["assistant_model"] is not None:
-            raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
-        if isinstance(compressed, PrefilledPrompt):  # it has been read, into a cache of its own
-            asked["cache_implementation"] = None if asked["cache_implementation"] in SAME_CACHE else asked["cache_implementation"]
-            refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), asked)
+        effective = {name: _setting(name, settings, config, self.generation_config) for name in NOT_WITH_COMPRESSION}
+        check_settings_with_compression(selector, isinstance(compressed, PrefilledPrompt), effective)
 
     def _shorten_lengths(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
         """The config, and the settings in place, with lengths that don't count the dropped tokens: `generate` never sees these."""
@@ -230,6 +222,28 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             elif own is not None and settings.get(name.replace("length", "new_tokens")) is None:  # which goes before it
                 settings[name] = max(own - dropped, 0)
         return config
+
+
+def check_settings_with_compression(selector: str, prefilled: bool, settings: Mapping[str, Any]) -> None:
+    """Check what `generate` is to do with a compressed prompt.
+
+    Args:
+        selector: for the message.
+        prefilled: whether the language model reads the prompt while it is compressed, into a cache of its own.
+        settings: what `generate` will go by; names of NOT_WITH_COMPRESSION count, missing ones are None.
+
+    Raises:
+        UsageError: a setting that can't go with it.
+    """
+    if settings.get("use_cache") is False:
+        raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
+    if (size := settings.get("prefill_chunk_size")) is not None:
+        raise UsageError(f"prefill_chunk_size={size!r}: compression reads a prompt in one piece; leave one of the two out")
+    if settings.get("assistant_model") is not None:
+        raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
+    if prefilled:
+        other_cache = settings.get("cache_implementation") not in (None, *SAME_CACHE)
+        refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), dict(settings) | {"cache_implementation": other_cache})
 
 
 def _setting(name: str, settings: dict[str, Any], *configs: GenerationConfig | None) -> Any:

@@ -13,6 +13,8 @@ from minimonkey.errors import UsageError
 from minimonkey.training.nano.config import OptimizerConfig
 
 NOT_HIDDEN = ("embed", "lm_head", "characters_head", "places_head")
+MUON_MEMORY, ADAMW_MEMORY = {"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}
+"""What the optimizers keep of a parameter between two steps."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon)."""
 
@@ -114,11 +116,22 @@ class MuonWithAdamW:
         return found
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back what `tensors()` gave."""
+        """Put back what `tensors()` gave; parameters that it has nothing of begin anew.
+
+        Raises:
+            UsageError: of a parameter another optimizer has the memory than has it now.
+        """
         for optimizer in self.optimizers:
             for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
                 prefix = f"{self.names[parameter]}|"
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                memory = MUON_MEMORY if isinstance(optimizer, Muon) else ADAMW_MEMORY
+                if state and state.keys() != memory:
+                    before = "AdamW" if isinstance(optimizer, Muon) else "Muon"
+                    raise UsageError(
+                        f"optimizer.muon_lr={self.config.muon_lr}: the run began with {before} for {self.names[parameter]}; "
+                        "resume with the former muon_lr, or give this run another `name` and the former run as its `start`"
+                    )
                 if state:
                     optimizer.state[parameter] = state
 

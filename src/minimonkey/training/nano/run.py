@@ -50,8 +50,27 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
     config = load_recipe(recipe, overrides)
     folder = RUNS / config.name
     with alone_in(folder):
+        check_material(config, folder)
         (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
         return _train(config, folder)
+
+
+def check_material(config: TrainConfig, folder: Path) -> None:
+    """Raise UsageError for a run that began with other material, by the recipe in its folder: a seed would draw other samples."""
+    from minimonkey.training.nano.trainer import checkpoints
+
+    recipe = folder / "recipe.json"
+    if not checkpoints(folder) or not recipe.exists():
+        return
+    try:
+        begun_with = json.loads(recipe.read_text(encoding="utf-8")).get("material", config.material)
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{recipe} is no recipe as runs write it; remove it if the run began with this recipe") from error
+    if begun_with != config.material:
+        raise UsageError(
+            f"material={config.material!r}: {folder} began with {begun_with!r}, and a seed draws other samples now; "
+            f"resume with material={begun_with}, or give the run another `name`"
+        )
 
 
 @contextmanager
