@@ -76,7 +76,15 @@ class CompressionSpec:
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> CompressionSpec:
-        """The short form of the command line: a selector, and the share that it keeps if not the half: "scm", "uniform:0.25"."""
+        """Read the short form of the command line: "scm", "uniform:0.25".
+
+        Args:
+            text: a selector, and behind a colon the share that it keeps, if not the half.
+            settings: other fields.
+
+        Raises:
+            UsageError: the text has another form, or a value is wrong.
+        """
         name, colon, share = text.strip().partition(":")
         try:
             keep_ratio = float(share) if colon else cls.keep_ratio
@@ -104,7 +112,11 @@ class CompressionSpec:
         return self.selector in QUERY_SELECTORS and self.queries == "all"
 
     def before_questions(self) -> CompressionSpec:
-        """The same, but no question is asked, as there is none yet. Raises UsageError for a selector that asks nothing else."""
+        """The same with queries that are there before any question: the picture's own tokens.
+
+        Raises:
+            UsageError: the selector has no other queries than the question.
+        """
         if not self.depends_on_question:
             return self
         free = [name for name in SELECTORS if "queries" not in (setting for setting, *_ in _FIXED.get(name, ()))]
@@ -119,11 +131,16 @@ class CompressionSpec:
         return self.selector == "visionzip"
 
     def kept(self, size: int) -> int:
-        """How many stay of so many tokens that share a budget; `downsample` may keep fewer."""
+        """How many of `size` tokens that share a budget stay; `downsample` may keep fewer."""
         return int(self.keep_ratio * size + 1e-9)  # as floats, 0.29 x 100 is a little less than 29
 
     def dropped(self, tiles: int, tile_tokens: int) -> int:
-        """How many tokens of a detail level of so many tiles go; `downsample` may drop more."""
+        """How many tokens of a detail level are dropped; `downsample` may drop more.
+
+        Args:
+            tiles: of the detail level.
+            tile_tokens: image tokens of a tile.
+        """
         groups, size = (tiles, tile_tokens) if self.budget == "tile" else (1, tiles * tile_tokens)
         return groups * (size - self.kept(size))
 

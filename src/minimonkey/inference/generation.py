@@ -118,11 +118,29 @@ class GenerationRequest:
 
     @explain_out_of_memory("answering", HINTS["ask"])
     def answers(self, backend: TorchBackend, inputs: dict[str, Any]) -> list[Answer]:
-        """Run the model on its inputs and read what it wrote, one answer a prompt."""
+        """Run the model to the end.
+
+        Args:
+            backend: what computes.
+            inputs: what the model gets: ids and masks of the prompts, int64 [B, L], tiles or features of their pictures.
+
+        Returns:
+            One answer for each prompt.
+
+        Raises:
+            ShortOfMemoryError: memory runs out.
+        """
         return self._run(backend, inputs, _Watch())
 
     def stream(self, backend: TorchBackend, inputs: dict[str, Any]) -> Generator[str, None, Answer]:
-        """The first row's text as it comes; the return value is the Answer. Closing the generator stops the model."""
+        """Run the model, and give the first row's text as it comes. Closing the generator stops the model.
+
+        Args:
+            backend, inputs: as for `answers`.
+
+        Returns:
+            A generator of str whose return value is the Answer.
+        """
         added = self.processor.tokenizer.added_tokens_decoder
         unseen = {token for token in added if added[token].special}
         watch, said, sent = _Watch(), list[int](), ""
@@ -240,7 +258,7 @@ class _Chosen(StoppingCriteria):
 
 
 def request_rows(requests: Any) -> list[tuple[Any, Any]]:
-    """The rows of a batch, each as (pictures, question). Raises UsageError for anything but pairs."""
+    """The rows of a batch as users give it, each as (pictures, question). Raises UsageError for anything but pairs."""
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
         raise UsageError(f"requests are {shown(requests)}: expected pairs (pictures, question)")
     rows = list(requests)
@@ -251,10 +269,16 @@ def request_rows(requests: Any) -> list[tuple[Any, Any]]:
 
 
 def padded(rows: list[list[int]], pad: int, device: torch.device, *, front: list[int] | None = None) -> dict[str, torch.Tensor]:
-    """Rows of ids as one batch: `input_ids` and `attention_mask`, int64 [B, L], padded on the left.
+    """Rows of ids as one batch, padded on the left.
 
-    With `front`, ids that all rows begin with and that a cache holds: padding stands behind them. It is masked and has no position,
-    wherever it stands, as `generate` counts positions along the mask.
+    Args:
+        rows: ids of each row.
+        pad: the id of padding. It is masked and has no position, wherever it stands: `generate` counts positions along the mask.
+        device: of the tensors.
+        front: ids that a cache holds and that all rows begin with; padding stands behind them.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 [B, L].
     """
     front, longest = front or [], max(map(len, rows))
     gaps = [longest - len(row) for row in rows]

@@ -9,7 +9,7 @@ Knows a model and a processor; not where they come from, and no files.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from minimonkey.inference.prefix_cache import EMPTY, PrefixCache, common_length,
 from minimonkey.language_model.layers import CACHE
 from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
+from minimonkey.processing.turns import History
 from minimonkey.pyramid import PyramidSpec, Size
 
 PROBES = ("?", "0")
@@ -106,7 +107,7 @@ class OpenPicture:
         self,
         question: str,
         *,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
@@ -193,7 +194,7 @@ class OpenPicture:
     def _text(self) -> nn.Module:
         return self._network.model.language_model
 
-    def _prompt(self, question: str, history: Sequence[tuple[str, str]] | None = None) -> Prompt:
+    def _prompt(self, question: str, history: History | None = None) -> Prompt:
         tiles = [pyramid.tile_count for pyramid in self.pyramids]
         ids = self._processor.encode_chat(question, pictures=tiles, system=self._system, history=history)
         return Prompt(ids, self.pyramids)
@@ -230,7 +231,7 @@ class OpenPicture:
     def _prepare(
         self,
         questions: list[str],
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> tuple[GenerationRequest, dict[str, Any]]:

@@ -78,6 +78,7 @@ class OpenVINOBackend(TorchBackend):
 
     @torch.no_grad()
     def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False) -> BaseModelOutputWithPooling:
+        """As TorchBackend; the class token's attention is torch's."""
         if cls_attention or not self._is_ready():
             return super().encode(tiles, cls_attention=cls_attention)
         first, index = distinct_tiles(tiles)
@@ -86,6 +87,7 @@ class OpenVINOBackend(TorchBackend):
 
     @torch.no_grad()
     def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, CompressedPrompt | None]:
+        """As TorchBackend."""
         prompt = self._prompt(inputs) if self._is_ready() else None
         if prompt is None:
             return super().read(inputs)
@@ -94,6 +96,7 @@ class OpenVINOBackend(TorchBackend):
 
     @torch.no_grad()
     def write(self, inputs: dict[str, Any], settings: dict[str, Any], selections: list[Selection]) -> torch.Tensor:
+        """As TorchBackend: the prompt but its last token is read here, the answer is written by torch."""
         if not self._is_ready():
             return super().write(inputs, settings, selections)
         inputs = self._encoded(inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -28,6 +28,7 @@ from minimonkey.inference.open_picture import OpenPicture
 from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing.processor import MiniMonkeyProcessor
+from minimonkey.processing.turns import History
 from minimonkey.pyramid import PyramidSpec, Size
 
 
@@ -107,7 +108,7 @@ class VisionLanguageModel:
         question: str,
         *,
         system: str | None = None,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
@@ -119,7 +120,8 @@ class VisionLanguageModel:
             pictures: a path, PIL picture, array (uint8 [height, width, 3] ...), a list of them, or [] for text only.
             question: what is asked; `<image>` in it places a picture.
             system: a system message; None is the template's own, "" none at all.
-            history: earlier (question, answer) pairs.
+            history: earlier turns, the oldest first: (question, answer) pairs, or messages with `role` and `content`, see
+                `processing.turns.History`.
             pyramid: how pictures are cut in this call; None: as the model does.
             compression: which image tokens are dropped in this call; None: none; DEFAULT: as the model was loaded.
             max_new_tokens: the longest answer, in tokens. None: what the model's own settings say, or less where the prompt leaves
@@ -233,7 +235,7 @@ class VisionLanguageModel:
         self,
         rows: Iterable[tuple[Any, str]],
         system: str | None = None,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
@@ -258,7 +260,7 @@ class VisionLanguageModel:
             yield request, self._inputs(group, spec, selection)
 
     def _planned(
-        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: Sequence[tuple[str, str]] | None
+        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: History | None
     ) -> Iterator[_Row]:
         """Each row with its pyramids and ids, made once."""
         kept_bytes = 0

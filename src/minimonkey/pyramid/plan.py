@@ -74,12 +74,26 @@ class PyramidSpec:
 
     @classmethod
     def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings: Any) -> PyramidSpec:
-        """The dynamic tiling of InternVL 1.5 and later: `min_tiles` to `max_tiles` tiles and a thumbnail."""
+        """The dynamic tiling of InternVL 1.5 and later: one level and a thumbnail.
+
+        Args:
+            min_tiles: fewest tiles of the level.
+            max_tiles: most tiles of the level.
+            settings: other fields.
+        """
         return cls(detail=(min_tiles, max_tiles), adaptive=None, **settings)
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> PyramidSpec:
-        """The short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling."""
+        """Read the short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling.
+
+        Args:
+            text: fewest and most tiles of the detail level, and of the adaptive level if there is one.
+            settings: other fields.
+
+        Raises:
+            PyramidError: the text has another form, or a value is wrong.
+        """
         match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})(?:/([0-9]{1,9})-([0-9]{1,9}))?", text.strip())
         if match is None:
             raise PyramidError(f'pyramid {text[:40]!r}: expected fewest-most tiles: "4-12/3-7" (detail/adaptive) or "1-12" (plain)')
@@ -112,7 +126,7 @@ class PyramidSpec:
         return self.detail[1] + (self.adaptive[1] if self.adaptive else 0) + 1
 
     def plan(self, source: Size) -> Pyramid:
-        """The pyramid of a picture of this size.
+        """Plan the pyramid of a picture.
 
         Degenerate cases, each as the published code has it:
         * a detail grid of one tile is no level of its own: the thumbnail, which is the same picture, stands for it;
@@ -120,7 +134,14 @@ class PyramidSpec:
           the whole picture once more;
         * `max_upscale` cuts the chosen grids down; an adaptive grid that then shares all cuts with the detail grid is left out.
 
-        Raises PyramidError for a side below 1 px.
+        Args:
+            source: height and width of the picture, in pixels.
+
+        Returns:
+            The levels with their grids and tiles.
+
+        Raises:
+            PyramidError: a side below 1 px.
         """
         source = Size(*source)
         if source.height < 1 or source.width < 1:
@@ -194,7 +215,14 @@ class Pyramid:
         return detail, adaptive, thumbnail
 
     def spans(self, tokens_per_tile: int) -> dict[LevelName, Span]:
-        """Where each level's image tokens stand, counted from the picture's first image token."""
+        """Where each level's image tokens stand.
+
+        Args:
+            tokens_per_tile: image tokens of a tile, 256 for the published models.
+
+        Returns:
+            Spans in the order of the sequence, counted from the picture's first image token.
+        """
         spans: dict[LevelName, Span] = {}
         start = 0
         for level in self.levels:
