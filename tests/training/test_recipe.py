@@ -96,8 +96,8 @@ def test_overrides_reach_nested_keys(recipe):
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        (SMALL + "stepps: 3\n", [], "unknown key 'stepps'; did you mean 'steps'?"),
-        (SMALL, ["optimizer.muonlr=3"], "unknown key 'muonlr'; did you mean 'muon_lr'?"),
+        (SMALL + "stepps: 3\n", [], "unknown key 'stepps'; the nearest is 'steps', all are name, stage"),
+        (SMALL, ["optimizer.muonlr=3"], "unknown key 'muonlr'; the nearest is 'muon_lr', all are muon_lr"),
         (SMALL, ["steps=many"], "steps='many': expected int"),
         (SMALL, ["steps=true"], "steps=True: expected int"),
         (SMALL, ["steps=0"], "steps=0: expected at least 1"),

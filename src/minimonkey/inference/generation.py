@@ -142,15 +142,15 @@ class GenerationRequest:
             A generator of str whose return value is the Answer.
         """
         added = self.processor.tokenizer.added_tokens_decoder
-        unseen = {token for token in added if added[token].special}
-        watch, said, sent = _Watch(), list[int](), ""
+        special = {token for token in added if added[token].special}
+        watch, tokens, sent = _Watch(), list[int](), ""
         with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
             future = pool.submit(explain_out_of_memory("answering", HINTS["ask"])(self._run), backend, inputs, watch)
             future.add_done_callback(lambda _: watch.tokens.put(None))
             try:
                 while (token := watch.tokens.get()) is not None:
-                    said.append(token)
-                    text = self._settled_text([token for token in self._until_stop(said) if token not in unseen])
+                    tokens.append(token)
+                    text = self._settled_text([token for token in self._until_stop(tokens) if token not in special])
                     if len(text) > len(sent):
                         yield text[len(sent) :]
                         sent = text

@@ -6,13 +6,12 @@ An unknown key is an error that names the nearest one. Keys of earlier versions 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.errors import MissingExtraError, UsageError, unknown
 from minimonkey.training.nano.config import TrainConfig
 
 FORMER_KEYS = {
@@ -92,11 +91,9 @@ def build(cls: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise UsageError(f"{where}: expected `key: value` lines for {cls.__name__}, got {raw!r}")
     hints = typing.get_type_hints(cls)
-    unknown = [key for key in raw if key not in hints]
-    if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), hints, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(hints)}"
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}{hint}")
+    for key in raw:
+        if key not in hints:
+            raise UsageError(unknown(f"{where}: unknown key", key, hints))
     required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
     missing = sorted(required - raw.keys())
     if missing:
