@@ -23,7 +23,7 @@ from minimonkey.data.mixture import Mixture
 from minimonkey.data.mixture_file import DataSet, MixtureSpec, read_mixture
 from minimonkey.data.readers import raw_rows
 from minimonkey.errors import UsageError
-from minimonkey.memory import enough_memory
+from minimonkey.memory import explain_out_of_memory
 from minimonkey.training.batches import Batches, Loaded, Place, TrainingRows
 from minimonkey.training.config import TuningRecipe
 from minimonkey.training.drop_path import add_drop_path
@@ -190,7 +190,7 @@ def open_rows(path: Path) -> Any:
     return JsonLines(path) if path.suffix == ".jsonl" else [row.value for row in raw_rows(path)]
 
 
-@enough_memory(
+@explain_out_of_memory(
     "training", "lower batch_rows, packing.max_tokens or max_tiles, train adapters (stage=lora), or set gradient_checkpointing"
 )
 def tune(recipe: TuningRecipe, folder: Path) -> Path:
