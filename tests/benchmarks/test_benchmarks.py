@@ -451,3 +451,12 @@ def test_make_runs_every_benchmark():
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(named[1].split()) == there - SHARED
     assert there > SHARED
+
+
+def test_training(module, capsys, monkeypatch):
+    """Packing, kept features and the chunked loss, on next to nothing."""
+    training = module("training")
+    given = SimpleNamespace(rows=6, width=32, depth=1, rounds=1, tiles=2, loss_tokens=64, loss_width=16, loss_vocabulary=500)
+    bars = list(training.measure(given))
+    assert [bar.what.split(",")[0] for bar in bars] == ["samples/s", "samples/s", "samples/s", "peak memory of the loss"]
+    assert all(bar.value > 0 for bar in bars)
