@@ -2,12 +2,12 @@
 
     python benchmarks/training.py [--rows 48] [--rounds 3] [--figures docs/performance.json]
 
-Rows with lengths log-uniform in 256-4,096 tokens, forward and backward through a language model of Qwen2's kind (--width, --depth),
-as samples a second: packed rows of 8,192 tokens (`minimonkey.data.pack`, a call a segment), against padded batches of four rows in the
-order of the stream, and of four rows of similar length. The peak memory of the loss at vocabulary 92,553, 4,096 learnt tokens, width
-2,048 in float32, gradients of hidden states and output layer included, each in a process of its own: in chunks against logits as a
-whole. The embedded model with its encoder frozen: features from disk (`training.feature_cache`) against encoding them again. Exits 1
-if a bar is missed.
+Rows with lengths log-uniform in 256-4,096 tokens, forward and backward through a language model of Qwen2's kind (--width,
+--depth), as samples a second: packed rows of 8,192 tokens (`minimonkey.data.pack`, a call a segment), against padded batches of
+four rows in the order of the stream, and of four rows of similar length. The peak memory of the loss at vocabulary 92,553, 4,096
+learnt tokens, width 2,048 in float32, gradients of hidden states and output layer included, each in a process of its own: in
+chunks against logits as a whole. The embedded model with its encoder frozen: features from disk (`training.feature_cache`)
+against encoding them again. Exits 1 if a bar is missed.
 """
 
 from __future__ import annotations
