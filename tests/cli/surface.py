@@ -16,6 +16,7 @@ SURFACE = {
             "--max-new-tokens",
             "--model",
             "--no-pyramid",
+            "--pages",
             "--pyramid",
             "--quantize",
             "--quiet",
@@ -28,8 +29,8 @@ SURFACE = {
         *("--quantize", "-h", "-m"),
     ],
     "chat": [
-        *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
-        *("--quantize", "--system", "-h", "-m", "PICTURE..."),
+        *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pages"),
+        *("--pyramid", "--quantize", "--system", "-h", "-m", "PICTURE..."),
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],

@@ -9,7 +9,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL.Image import Image
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.compression.spec import CompressionSpec
-from minimonkey.documents import load_picture
+from minimonkey.documents import load_pages
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
@@ -115,10 +115,11 @@ def load(
 
 
 class VisionLanguageModel:
-    """A model and its processor, the transformers objects `.model` and `.processor`, and four ways to ask them.
+    """A model and its processor, the transformers objects `.model` and `.processor`, and the ways to ask them.
 
-    `pictures` is a path, PIL picture or array, a list of them, or [] for text only. They fill the `<image>` marks of the history
-    first, then those of the question; where it has none, each picture that is left gets one before it. Greedy unless
+    `pictures` is a path, PIL picture or array, a list of them, or [] for text only. Each page of a PDF or TIFF file counts as a
+    picture. They fill the `<image>` marks of the history first, then those of the question; where it has none, each picture that is
+    left gets one before it. Greedy unless
     `do_sample=True` is given; it and other `generation` settings are those of `model.generate`. Threads may ask at once.
     """
 
@@ -172,6 +173,7 @@ class VisionLanguageModel:
         *,
         system: str | None = None,
         history: Sequence[tuple[str, str]] | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = "as loaded",
         max_new_tokens: int | None = None,
@@ -184,6 +186,7 @@ class VisionLanguageModel:
             question: what is asked; `<image>` in it places a picture.
             system: a system message; None is the template's own, "" none at all.
             history: earlier (question, answer) pairs.
+            pages: which pages of PDF and TIFF files, as in "1-3,7" or "4-"; None: all.
             pyramid: how pictures are cut in this call; None: as the model does.
             compression: which image tokens are dropped in this call; None: none.
             max_new_tokens: the longest answer, in tokens. None: what the model's own settings say, or less where the prompt leaves
@@ -199,8 +202,8 @@ class VisionLanguageModel:
             UsageError: a setting is unknown or impossible.
             ShortOfMemoryError: memory runs out.
         """
-        settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
-        settings["max_new_tokens"] = max_new_tokens
+        settings: dict[str, Any] = {"system": system, "history": history, "pages": pages, "pyramid": pyramid}
+        settings |= {"compression": compression, "max_new_tokens": max_new_tokens}
         request, inputs = next(self._prepared([(pictures, question)], **settings, **generation))
         return request.answers(self.backend, inputs)[0]
 
@@ -244,6 +247,7 @@ class VisionLanguageModel:
         pictures: Any,
         *,
         system: str | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = "as loaded",
     ) -> OpenPicture:
@@ -254,7 +258,7 @@ class VisionLanguageModel:
         `max_cache_bytes`.
 
         Args:
-            pictures, system, pyramid, compression: as in `ask`, for all questions.
+            pictures, system, pages, pyramid, compression: as in `ask`, for all questions.
 
         Returns:
             The open pictures.
@@ -270,8 +274,7 @@ class VisionLanguageModel:
                 'set its queries to "vision", pass compression=None, or use ask()'
             )
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
-        loaded = [load_picture(source) for source in _listed(pictures)]
-        return OpenPicture(self.backend, self.processor, self._budget, loaded, spec, system, selection)
+        return OpenPicture(self.backend, self.processor, self._budget, _loaded(pictures, pages), spec, system, selection)
 
     @property
     def max_cache_bytes(self) -> int:
@@ -298,6 +301,7 @@ class VisionLanguageModel:
         rows: Iterable[tuple[Any, str]],
         system: str | None = None,
         history: Sequence[tuple[str, str]] | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = "as loaded",
         max_new_tokens: int | None = None,
@@ -310,7 +314,7 @@ class VisionLanguageModel:
         begun = time.perf_counter()
         selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
-        planned = list(self._planned(rows, spec, system, history))
+        planned = list(self._planned(rows, spec, system, history, pages))
         request_of = partial(GenerationRequest.of, max_new_tokens=max_new_tokens, begun=begun)
         groups = [
             (group, request_of(self.backend.network, self.processor, [row.prompt for row in group], generation))
@@ -322,19 +326,23 @@ class VisionLanguageModel:
             yield request, self._inputs(group, spec, selection)
 
     def _planned(
-        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: Sequence[tuple[str, str]] | None
+        self,
+        rows: Iterable[tuple[Any, str]],
+        spec: PyramidSpec,
+        system: str | None,
+        history: Sequence[tuple[str, str]] | None,
+        pages: str | int | None,
     ) -> Iterator[_Row]:
         """Each row with its pyramids and ids, made once."""
         kept_bytes = 0
         for sources, question in rows:
-            sources = _listed(sources)
-            pictures = [load_picture(source) for source in sources]
+            pictures = _loaded(sources, pages)
             pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
             tiles = [pyramid.tile_count for pyramid in pyramids]
             ids = self.processor.encode_chat(question, pictures=tiles, system=system, history=history)
             kept_bytes += sum(3 * picture.width * picture.height for picture in pictures)
-            again = kept_bytes > KEPT_BYTES and all(isinstance(source, str | os.PathLike) for source in sources)
-            yield _Row(sources, None if again else pictures, Prompt(ids, pyramids))
+            again = kept_bytes > KEPT_BYTES and all(isinstance(source, str | os.PathLike) for source in _listed(sources))
+            yield _Row(partial(_loaded, sources, pages), None if again else pictures, Prompt(ids, pyramids))
 
     def _inputs(self, rows: list[_Row], spec: PyramidSpec, selection: CompressionSpec | None) -> dict[str, Any]:
         """What the model gets for these rows."""
@@ -343,7 +351,7 @@ class VisionLanguageModel:
         pyramids = [pyramid for row in rows for pyramid in row.prompt.pyramids]
         if pyramids:
             with enough_memory("preparing pictures", ASK_LESS):
-                pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
+                pictures = [picture for row in rows for picture in row.pictures or row.load()]
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
             inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
         if selection is not None:
@@ -355,7 +363,8 @@ class VisionLanguageModel:
 class _Row:
     """One request of a batch, ready but for its tiles."""
 
-    sources: list[Any]
+    load: Callable[[], list[Image]]
+    """Reads the pictures."""
     pictures: list[Image] | None
     """None: they are read again when their turn comes."""
     prompt: Prompt
@@ -390,6 +399,10 @@ def _spec(compression: Any) -> CompressionSpec | None:
     if isinstance(compression, dict):
         return CompressionSpec.from_dict(compression)
     raise UsageError(f"compression={compression!r}: expected a CompressionSpec, a dict of its settings, or None")
+
+
+def _loaded(pictures: Any, pages: str | int | None) -> list[Image]:
+    return [page for source in _listed(pictures) for page in load_pages(source, pages)]
 
 
 def _listed(pictures: Any) -> list[Any]:
