@@ -24,6 +24,11 @@ SURFACE = {
         ),
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
+    "batch": [
+        *("--compression", "--device", "--dtype", "--engine", "--fields", "--help", "--max-errors", "--max-new-tokens", "--model"),
+        *("--no-pyramid", "--out", "--pages", "--pyramid", "--quantize", "--question", "--quiet", "--ray", "--resume", "--schema"),
+        *("--system", "--whole", "--workers", "-h", "-m", "-o", "-q", "INPUT..."),
+    ],
     "bench": [
         *("--device", "--dtype", "--engine", "--help", "--json", "--model", "--no-pyramid", "--picture", "--pyramid"),
         *("--quantize", "-h", "-m"),
@@ -39,6 +44,10 @@ SURFACE = {
         *("--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--questions", "--seed", "-h"),
     ],
     "doctor": ["--help", "-h"],
+    "extract": [
+        *("--device", "--dtype", "--engine", "--fields", "--help", "--json", "--max-new-tokens", "--model", "--no-pyramid"),
+        *("--pages", "--pyramid", "--quantize", "--question", "--schema", "--system", "-h", "-m", "PICTURE..."),
+    ],
     "inspect": ["--help", "--model", "--no-pyramid", "--out", "--pyramid", "--tiles", "-h", "-m", "-o", "PICTURE"],
     "train": ["--help", "-h", "RECIPE", "[KEY=VALUE]..."],
 }

@@ -27,6 +27,7 @@ from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
 from minimonkey.inference.device import Placement
+from minimonkey.inference.extract import Extraction, Fields, JsonConstraint
 from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded, request_rows
 from minimonkey.inference.open_picture import OpenPicture
 from minimonkey.inference.openvino import OpenVINOBackend
@@ -241,6 +242,53 @@ class VisionLanguageModel:
         for request, inputs in self._prepared(request_rows(requests), **settings):
             answers += request.answers(self.backend, inputs)
         return answers
+
+    def extract(self, pictures: Any, schema: Any, question: str | None = None, **settings: Any) -> Any:
+        """Read fields: an answer that always is JSON of a schema.
+
+        Args:
+            pictures: as in `ask`; several, or pages of a document, are read together.
+            schema: a pydantic class, a JSON schema, or the short form, "total:number, items:[{name, price:number}]" or such a dict,
+                in which what isn't found is null.
+            question: what is asked; None: the fields in words.
+            settings: those of `ask`.
+
+        Returns:
+            An object of the pydantic class, else what JSON has: a dict.
+
+        Raises:
+            ExtractionError: the answer is longer than max_new_tokens, or refused by a validator of the class; it has the text.
+            UsageError: the schema is none, or has what can't be kept to.
+            MissingExtraError: llguidance isn't installed. What `ask` raises.
+        """
+        return self.extractions([pictures], schema, [question], **settings)[0].result()
+
+    def extractions(
+        self, pictures: Sequence[Any], schema: Any, questions: Sequence[str | None] | None = None, **settings: Any
+    ) -> list[Extraction]:
+        """`extract` for many, several at once, and with all there is to know: text, confidence and box of each field.
+
+        Args:
+            pictures: what `extract` takes, for each.
+            schema: as in `extract`, for all.
+            questions: as in `extract`, one for each; None: the fields in words.
+            settings: those of `ask`, for all.
+
+        Returns:
+            What was read of each. One that doesn't fit the schema has its `error`.
+
+        Raises:
+            What `extract` raises, ExtractionError excepted.
+        """
+        fields = Fields.of(schema)
+        asked = [fields.question if question is None else question for question in questions or [None] * len(pictures)]
+        found: list[Extraction] = []
+        for request, inputs in self._prepared(list(zip(pictures, asked, strict=True)), **settings):
+            vocabulary = self.backend.network.config.text_config.vocab_size
+            constraint = JsonConstraint(fields, self.processor.tokenizer, vocabulary, request.stops, len(request.prompts))
+            answers = replace(request, constraints=[constraint]).answers(self.backend, inputs)
+            found += [fields.read(answer, constraint.bytes_of(answer.token_ids)) for answer in answers]
+        return found
 
     def open(
         self,
