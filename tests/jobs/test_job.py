@@ -133,6 +133,8 @@ def test_what_is_refused(pictures, tmp_path):
     assert "nothing to resume" in line_of(UsageError, run_job, source, work, other, resume=True), "another output"
     message = line_of(UsageError, run_job, source, Echo("else"), out, resume=True)
     assert message == f"{out} was begun with word='echo', not 'else': go on with that, or name another file"
+    fewer = Source(pictures, QUESTIONS[:2])
+    assert "was begun with questions=" in line_of(UsageError, run_job, fewer, work, out, resume=True)
     more = Source([pictures, pictures / "1.png"], QUESTIONS)
     assert "the files that are read have changed" in line_of(UsageError, run_job, more, work, out, resume=True)
     run_job(source, Echo(), out, resume=True)
@@ -241,7 +243,7 @@ def test_killed_twenty_times(pictures, tmp_path, workers):
 def test_workers_end_with_their_parent(pictures, tmp_path):
     out, log = tmp_path / "out.jsonl", tmp_path / "out.jsonl.log"
     with started(pictures, out, 2) as process:
-        while not log.exists():
+        while not (log.exists() and log.read_text().endswith("\n")):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
         workers = {int(line.split()[-1]) for line in log.read_text().splitlines()}

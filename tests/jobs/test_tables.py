@@ -14,7 +14,7 @@ ROWS = [
     {"file": "b.png", "answer": "=1+1", "n": 2, "x": 2.5, "ok": None, "boxes": [[1, 2, 3, 4]], "error": None},
     {"file": "c.png", "answer": None, "error": "it is broken"},
 ]
-COLUMNS = ["file", "answer", "n", "x", "ok", "error", "boxes"]
+COLUMNS = ["file", "answer", "n", "x", "ok", "boxes", "error"]
 
 
 @pytest.fixture

@@ -107,9 +107,7 @@ class _Bounds:
     def _choices(self, choices: Any, where: str, within: tuple[str, ...]) -> Schema:
         if not isinstance(choices, list) or not choices:
             raise UsageError(f"schema: {where} has {shown(choices)} to choose from: expected a list of schemas")
-        # pydantic offers decimals as numbers or by a pattern that looks ahead, which no grammar does
-        fit = [one for one in choices if not (isinstance(one, Mapping) and "(?" in str(one.get("pattern", "")))]
-        return {"anyOf": [self.of(one, where, within) for one in fit or choices]}
+        return {"anyOf": [self.of(one, where, within) for one in choices]}
 
     def _of_type(self, kind: Any, schema: Mapping[str, Any], where: str, within: tuple[str, ...], kinds: list[Any]) -> Schema:
         if kind not in _KEYWORDS:

@@ -37,12 +37,24 @@ def schema_of(given: Any) -> Schema:
         UsageError: it is none of these; the message shows where.
     """
     if isinstance(given, type) and hasattr(given, "model_json_schema"):
-        return given.model_json_schema()
+        return given.model_json_schema(schema_generator=_numbers())
     if isinstance(given, str):
         return _ShortForm(given).schema()
     if isinstance(given, Mapping) and given:
         return dict(given) if _is_json_schema(given) else _of_short_value(dict(given), "")
     raise UsageError(f"schema={shown(given)}: expected a pydantic class, a JSON schema, or fields as in 'total:number, date:date'")
+
+
+def _numbers() -> Any:
+    """pydantic's schema of decimals takes any text beside numbers, which the class itself doesn't: numbers alone."""
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Numbers(GenerateJsonSchema):
+        def decimal_schema(self, schema: Any) -> dict[str, Any]:
+            found = super().decimal_schema(schema)
+            return next((one for one in found.get("anyOf", ()) if one.get("type") == "number"), found)
+
+    return Numbers
 
 
 def _is_json_schema(given: Mapping[Any, Any]) -> bool:

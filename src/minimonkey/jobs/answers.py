@@ -23,6 +23,8 @@ from minimonkey.pyramid import Size
 
 AT_ONCE = 8
 """Questions about different pictures that are answered at once, if memory allows; so many share one prompt's reading at most."""
+OF_OPENING = ("system", "pyramid", "compression")
+"""Settings of `ask` that an open picture has for all its questions."""
 OF_A_RECORD = (PictureError, PromptError, ShortOfMemoryError)
 """What is wrong with one record; all other errors are those of the job."""
 
@@ -126,13 +128,13 @@ class Asker:
 
     def _about_one(self, group: list[_Asked]) -> list[Any]:
         """An answer to each question about the same pictures, which are encoded and read once."""
-        call = dict(self.call)
-        length = {"max_new_tokens": call.pop("max_new_tokens", None)}
+        opening = {name: value for name, value in self.call.items() if name in OF_OPENING}
+        asking = {name: value for name, value in self.call.items() if name not in OF_OPENING}
         try:
             answers: list[Any] = []
-            with self.vlm.open(group[0].pictures, **call) as page:
+            with self.vlm.open(group[0].pictures, **opening) as page:
                 for begin in range(0, len(group), self.at_once):
-                    answers += page.ask_many([row.question or "" for row in group[begin : begin + self.at_once]], **length)
+                    answers += page.ask_many([row.question or "" for row in group[begin : begin + self.at_once]], **asking)
             return answers
         except (*OF_A_RECORD, UsageError):  # of one question maybe; what is wrong with all will show again
             return self._one_by_one(group)

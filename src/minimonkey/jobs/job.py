@@ -108,7 +108,8 @@ def run_job(
     if max_errors is not None and (type(max_errors) is not int or max_errors < 0):
         raise UsageError(f"max_errors={shown(max_errors)}: expected a whole number, 0 or more")
     begun = time.perf_counter()
-    settings = {"minimonkey": importlib.metadata.version("minimonkey"), "records": source.fingerprint(), **work.settings}
+    asked = {"questions": list(source.questions), "records": source.fingerprint()}
+    settings = {"minimonkey": importlib.metadata.version("minimonkey"), **asked, **work.settings}
     with Journal(Path(out), settings, resume=resume) as journal:
         if journal.finished is not None:
             rows, errors = journal.finished["rows"], journal.finished["errors"]

@@ -100,7 +100,7 @@ class Journal:
 
     def _check_same(self, begun: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self.settings))
-        for name in begun.keys() | now.keys():
+        for name in dict.fromkeys([*now, *begun]):
             if begun.get(name) != now.get(name):
                 if name == "records":
                     raise UsageError(f"{self.out}: the files that are read have changed since it was begun; name another file")

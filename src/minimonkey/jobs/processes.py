@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,9 +61,8 @@ def _begin(threads: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # else it takes its number from the environment, once it is needed
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _rows(work: Work, window: Window) -> list[dict[str, Any]]:

@@ -80,8 +80,8 @@ def check_writable(path: Path) -> None:
 def write_rows(path: Path, rows: Callable[[], Iterable[dict[str, Any]]]) -> None:
     """Write a table so that it is there whole or not at all.
 
-    Every row has all columns, in the order in which they first come up. In CSV and Parquet, lists and objects are JSON; in CSV a
-    text that a spreadsheet would take for a formula gets an apostrophe in front.
+    Every row has all columns; one that comes up late stands behind that which is before it there. In CSV and Parquet, lists and
+    objects are JSON; in CSV a text that a spreadsheet would take for a formula gets an apostrophe in front.
 
     Args:
         path: its ending says what is written.
@@ -90,10 +90,16 @@ def write_rows(path: Path, rows: Callable[[], Iterable[dict[str, Any]]]) -> None
     Raises:
         OSError: the disk is full, or there is no permission.
     """
-    kinds: dict[str, set[type]] = {}
+    found: dict[str, set[type]] = {}
+    names: list[str] = []
     for row in rows():
+        before = None
         for name, value in row.items():
-            kinds.setdefault(name, set()).add(type(value))
+            if name not in found:
+                names.insert(0 if before is None else names.index(before) + 1, name)
+            found.setdefault(name, set()).add(type(value))
+            before = name
+    kinds = {name: found[name] for name in names}
     beside = path.with_name(f"{path.name}.tmp")
     try:
         _WRITERS[path.suffix.lower()](beside, rows(), kinds)
