@@ -14,7 +14,7 @@ THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench test-debian test-oldest test-newest test-edge newest test-peer wheels gpu clean
+.PHONY: help demo test check format bench test-debian test-oldest test-newest test-edge newest test-peer test-ray wheels gpu clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -86,6 +86,17 @@ NEWEST := transformers>=5.18,<6
 	$(call PIP,$*) install -q -c $*/constraints.txt "$(EDGE)" -e ".[dev]"
 	touch $@
 
+# Jobs on Ray, which is large: in an environment of its own.
+test-ray: .venv-ray/.ray
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE .venv-ray/bin/python -m pytest tests/jobs -m ray
+
+.venv-ray/.ray: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	$(call torch,.venv-ray,constraints.txt)
+	$(call PIP,.venv-ray) install -q -c constraints.txt -e ".[pdf,extract,batch,train]" pytest hypothesis
+	$(call PIP,.venv-ray) install -q -c constraints.txt "ray[data]==2.60.0"
+	touch $@
+
 # transformers' own tests on our classes. Its source package, of the release that constraints.txt names, is fetched into build/peer, from
 # where the tests are run. PEER_TESTS=folder is the `tests` folder of a checkout of transformers: tests of generation come with it.
 test-peer: .venv-peer/.tests
@@ -151,4 +162,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $(VENV)/.base $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-peer .whl .gpu-site build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest .venv-peer .venv-ray .whl .gpu-site build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

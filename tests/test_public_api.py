@@ -12,6 +12,9 @@ NAMES = [
     "CheckpointError",
     "CompressionSpec",
     "DataError",
+    "EndpointError",
+    "Extraction",
+    "ExtractionError",
     "Grid",
     "MiniMonkeyConfig",
     "MiniMonkeyError",
@@ -60,17 +63,20 @@ def test_signatures():
     placement = ["device", "dtype", "pyramid", "compression", "quantize", "device_map", "engine"]
     assert list(load) == ["model", *placement, "revision", "token", "attn_implementation"]
     assert all(parameter.default is None for parameter in load.values())
-    ask = ["self", "pictures", "question", "system", "history", "pyramid", "compression", "max_new_tokens", "generation"]
+    ask = ["self", "pictures", "question", "system", "history", "pages", "pyramid", "compression", "max_new_tokens", "generation"]
     assert parameters(minimonkey.VisionLanguageModel.ask) == ask
     assert parameters(minimonkey.VisionLanguageModel.stream) == ["self", "pictures", "question", "settings"]
+    assert parameters(minimonkey.VisionLanguageModel.extract) == ["self", "pictures", "schema", "question", "settings"]
+    assert parameters(minimonkey.VisionLanguageModel.extractions) == ["self", "pictures", "schema", "questions", "settings"]
     assert parameters(minimonkey.VisionLanguageModel.batch) == ["self", "requests", "settings"]
-    assert parameters(minimonkey.VisionLanguageModel.open) == ["self", "pictures", "system", "pyramid", "compression"]
+    assert parameters(minimonkey.VisionLanguageModel.open) == ["self", "pictures", "system", "pages", "pyramid", "compression"]
     from minimonkey.inference.open_picture import OpenPicture
 
     assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
     assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]
     assert parameters(OpenPicture.stream) == ["self", "question", "settings"]
-    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "selections"]
+    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids"]
+    answer += ["token_logprobs", "selections"]
     assert parameters(minimonkey.Answer) == answer
 
 

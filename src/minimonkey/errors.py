@@ -7,6 +7,8 @@
     |-- PromptError       (also ValueError)   pictures and `<image>` marks don't match, or the prompt is too long
     |-- CheckpointError   (also ValueError)   a model folder is missing, broken or of an unknown kind
     |-- DataError         (also ValueError)   a line of a data file is wrong
+    |-- ExtractionError   (also ValueError)   an answer doesn't fit its schema; it has the answer's text
+    |-- EndpointError     (also OSError)      another server can't be reached, or doesn't answer as it should
     |-- ShortOfMemoryError (also MemoryError) this machine has too little memory for what was asked
     `-- MissingExtraError (also ImportError)  an optional package is not installed
 
@@ -84,6 +86,23 @@ class DataError(MiniMonkeyError, ValueError):
         self.kind = kind
 
 
+class ExtractionError(MiniMonkeyError, ValueError):
+    """An answer doesn't fit its schema: it was cut off, or a validator of the user's refuses it."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+        """What the model wrote."""
+
+    def __reduce__(self) -> tuple[type[ExtractionError], tuple[str, str]]:
+        """It reaches other processes whole."""
+        return type(self), (str(self), self.text)
+
+
+class EndpointError(MiniMonkeyError, OSError):
+    """Another server can't be reached, or doesn't answer as it should."""
+
+
 class ShortOfMemoryError(MiniMonkeyError, MemoryError):
     """This machine, or its GPU, has too little memory for what was asked; the message names settings that need less."""
 
@@ -93,3 +112,8 @@ class MissingExtraError(MiniMonkeyError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: pip install 'minimonkey[{extra}]'")
+        self._arguments = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """It reaches other processes whole."""
+        return type(self), self._arguments

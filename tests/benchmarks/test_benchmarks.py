@@ -329,6 +329,18 @@ def test_a_bar(module, capsys, value, limit, at_most, holds):
     assert ("holds" in printed, "MISSED" in printed) == (holds and limit is not None, not holds)
 
 
+def test_batch(module, monkeypatch, tmp_path, capsys):
+    """Three questions in one run against three runs, on the embedded model."""
+    found = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["batch.py", "--pictures", "1", "--rounds", "1", "--threads", "1", "--figures", str(found)])
+    batch = module("batch")
+    monkeypatch.setattr(batch, "NEW_TOKENS", 2)
+    assert batch.main() in (0, 1)
+    assert "three questions a picture in one run" in capsys.readouterr().out
+    (row,) = json.loads(found.read_text())["batch"]["rows"]
+    assert float(row["figure"]) > 1 and row["bar"] == ">= 2"
+
+
 def test_bars_are_kept_as_soon_as_they_are_found(module, tmp_path):
     """What is stopped at its second figure leaves the first, and the commit at which it began."""
     report, figures = module("report"), tmp_path / "figures.json"

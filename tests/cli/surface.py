@@ -16,6 +16,7 @@ SURFACE = {
             "--max-new-tokens",
             "--model",
             "--no-pyramid",
+            "--pages",
             "--pyramid",
             "--quantize",
             "--quiet",
@@ -23,13 +24,18 @@ SURFACE = {
         ),
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
+    "batch": [
+        *("--compression", "--device", "--dtype", "--engine", "--fields", "--help", "--max-errors", "--max-new-tokens", "--model"),
+        *("--no-pyramid", "--out", "--pages", "--pyramid", "--quantize", "--question", "--quiet", "--ray", "--resume", "--schema"),
+        *("--system", "--whole", "--workers", "-h", "-m", "-o", "-q", "INPUT..."),
+    ],
     "bench": [
         *("--device", "--dtype", "--engine", "--help", "--json", "--model", "--no-pyramid", "--picture", "--pyramid"),
         *("--quantize", "-h", "-m"),
     ],
     "chat": [
-        *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
-        *("--quantize", "--system", "-h", "-m", "PICTURE..."),
+        *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pages"),
+        *("--pyramid", "--quantize", "--system", "-h", "-m", "PICTURE..."),
     ],
     "convert": ["--help", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
@@ -42,6 +48,10 @@ SURFACE = {
         *("--contact-sheet", "--count", "--dots", "--held-out", "--help", "--kind", "--out", "--questions", "--seed", "-h"),
     ],
     "doctor": ["--help", "-h"],
+    "extract": [
+        *("--device", "--dtype", "--engine", "--fields", "--help", "--json", "--max-new-tokens", "--model", "--no-pyramid"),
+        *("--pages", "--pyramid", "--quantize", "--question", "--schema", "--system", "-h", "-m", "PICTURE..."),
+    ],
     "inspect": ["--help", "--model", "--no-pyramid", "--out", "--pyramid", "--tiles", "-h", "-m", "-o", "PICTURE"],
     "train": ["--help", "-h", "RECIPE", "[KEY=VALUE]..."],
 }

@@ -344,3 +344,22 @@ def test_a_picture_is_prepared_once(run, folder, picture, monkeypatch, more):
     monkeypatch.setattr(pictures, "_to_rgb", lambda given, *how: prepared.append(given.size) or original(given, *how))
     assert run("ask", "-m", folder, "--max-new-tokens", "1", picture, "What?", *more).code == 0
     assert prepared == [(90, 60)]
+
+
+def test_pages_of_a_document(run, folder, tmp_path):
+    """Each page is a picture; `--pages` chooses some."""
+    shades = [Image.linear_gradient("L").resize(size).convert("RGB") for size in ((90, 60), (60, 90), (60, 60))]
+    report, scan = str(tmp_path / "report.pdf"), str(tmp_path / "scan.tif")
+    for path in (report, scan):
+        first, *others = [shade.copy() for shade in shades]
+        first.save(path, save_all=True, append_images=others)
+    words = ("ask", "-m", folder, "--max-new-tokens", "1", "--json")
+    whole, some = (json.loads(run(*words, *options, scan, "What?").out) for options in ((), ("--pages", "3,1")))
+    wide, tall, square = ({"height": height, "width": width} for height, width in ((60, 90), (90, 60), (60, 60)))
+    assert [pyramid["source"] for pyramid in whole["pyramids"]] == [wide, tall, square]
+    assert [pyramid["source"] for pyramid in some["pyramids"]] == [square, wide]
+    assert len(json.loads(run(*words, "--pages", "2-", report, "What?").out)["pyramids"]) == 2
+    wrong = run(*words, "--pages", "4", report, "What?")
+    assert (wrong.code, wrong.err) == (2, f"minimonkey: {report} has 3 pages: there is no page 4 (pages='4')\n")
+    assert run("ask", report).err.startswith(f"minimonkey: {report} is a picture without a question")
+    assert "--frames is for videos, which have no pages" in run("ask", "--frames", "2", "--pages", "1", scan, "?").err

@@ -269,8 +269,8 @@ def test_files_that_are_no_pictures(tmp_path):
     path.write_bytes(b"")
     assert line_of(path) == f"{path} is empty (0 bytes): expected a picture file"
     path.write_text("Dear reader,\n" * 100)
-    assert line_of(path).startswith(f"{path} is not a picture that can be read: expected a complete file of PNG, JPEG")
-    assert "is a PDF: PDF pages can't be read yet, convert the page to PNG first" in line_of(b"%PDF-1.7\n%...")
+    assert line_of(path).startswith(f"{path} is not a picture that can be read: expected a complete file of PDF, PNG, JPEG")
+    assert "is a damaged PDF, or one that is cut short: expected a complete file" in line_of(b"%PDF-1.7\n%...")
     assert "is an address" in line_of("https://example.org/page.png")
     assert "the picture given as bytes is empty" in line_of(b"")
     assert "open the file in binary mode" in line_of(io.StringIO("text"))

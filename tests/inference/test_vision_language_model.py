@@ -145,8 +145,8 @@ def test_a_batch_goes_through_in_groups(vlm, written, monkeypatch, tmp_path):
     WIDE.save(path)
     rows = [(path, "?"), (TALL, "What?"), ([], "Hello?"), ([path], "What is it?")]
     expected = [vlm.ask(*row, max_new_tokens=4) for row in rows]
-    original = vision_language_model.load_picture
-    monkeypatch.setattr(vision_language_model, "load_picture", lambda source: read.append(source) or original(source))
+    original = vision_language_model.load_pages
+    monkeypatch.setattr(vision_language_model, "load_pages", lambda *given: read.append(given[0]) or original(*given))
     monkeypatch.setattr(vision_language_model, "KEPT_BYTES", 0)
     longest = max(answer.prompt_tokens for answer in expected)
     for most, groups in ((1, [1, 1, 1, 1]), (2 * longest, [2, 2]), (vlm.max_batch_tokens, [4])):

@@ -18,13 +18,14 @@ from minimonkey.cli.options import (
     EngineOption,
     MaxNewTokensOption,
     ModelOption,
+    PagesOption,
     PlainOption,
     PyramidOption,
     QuantizeOption,
     SystemOption,
     check_outputs,
     pyramid_changes,
-    read_picture,
+    read_pages,
     save_picture,
 )
 from minimonkey.errors import UsageError
@@ -49,6 +50,7 @@ ONE_TILE = {"detail": (1, 1), "adaptive": None}
 def ask(
     words: Annotated[list[str], typer.Argument(metavar="PICTURE... QUESTION", hidden=True)],
     model: ModelOption = None,
+    pages: PagesOption = None,
     pyramid: PyramidOption = None,
     plain: PlainOption = False,
     frames: Annotated[
@@ -76,13 +78,15 @@ def ask(
     """Ask a question about pictures.
 
     PICTURE is a file, or - for standard input; the question comes last. Pictures are placed where `<image>` stands in the
-    question, else before it. A question alone is one without pictures. The answer appears as it is written.
+    question, else before it; each page of a PDF or TIFF file counts as one. A question alone is one without pictures. The answer
+    appears as it is written.
 
     \b
     Examples:
       minimonkey ask examples/receipt.png "What is the total?"
       minimonkey ask --pyramid 4-12/3-7 before.png after.png "What has changed?"
       minimonkey ask --model mx262/MiniMonkey page.png "Who wrote this letter?"
+      minimonkey ask report.pdf --pages 1-3 "Who signed it?"
       curl -s https://example.org/page.png | minimonkey ask - "Read the text." --json
       minimonkey ask --draw found.png street.jpg "Where is the bus? Answer with <box>."
       minimonkey ask --frames 8 clip.mp4 "What happens?"
@@ -96,7 +100,9 @@ def ask(
     selection = compression_spec(compression, draw_kept)
     changes = pyramid_changes(pyramid, plain)
     if frames is None:
-        pictures = [read_picture(source) for source in sources]
+        pictures = read_pages(sources, pages)
+    elif pages is not None:
+        raise UsageError(f"--frames is for videos, which have no pages: leave --pages {pages} out")
     elif pyramid is not None:
         raise UsageError(f"--frames shows each frame as one tile: leave --pyramid {pyramid} out")
     else:
@@ -209,7 +215,7 @@ def draw_selection(path: Path, picture: Image, answer: Answer, vlm: VisionLangua
 
 def names_a_picture(word: str) -> bool:
     """Whether a word that stands in the question's place is rather a picture: `-`, something on disk, or named like a file."""
-    return word == "-" or os.path.exists(word) or re.fullmatch(r"\S+\.(png|jpe?g|webp|gif|tiff?|bmp)", word, re.I) is not None
+    return word == "-" or os.path.exists(word) or re.fullmatch(r"\S+\.(pdf|png|jpe?g|webp|gif|tiff?|bmp)", word, re.I) is not None
 
 
 def say(stream: Generator[str, None, Answer]) -> Answer:

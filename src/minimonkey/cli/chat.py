@@ -18,12 +18,13 @@ from minimonkey.cli.options import (
     EngineOption,
     MaxNewTokensOption,
     ModelOption,
+    PagesOption,
     PlainOption,
     PyramidOption,
     QuantizeOption,
     SystemOption,
     pyramid_changes,
-    read_picture,
+    read_pages,
 )
 from minimonkey.errors import MiniMonkeyError, UsageError
 
@@ -39,6 +40,7 @@ HINT = "Ctrl-C stops an answer, Ctrl-D leaves, /help lists what else there is"
 def chat(
     sources: Annotated[list[str], typer.Argument(metavar="PICTURE...", hidden=True)],
     model: ModelOption = None,
+    pages: PagesOption = None,
     pyramid: PyramidOption = None,
     plain: PlainOption = False,
     compression: CompressionOption = None,
@@ -60,6 +62,7 @@ def chat(
       minimonkey chat examples/receipt.png
       minimonkey chat --model mx262/MiniMonkey --pyramid 12-24/3-5 page-1.png page-2.png
       minimonkey chat --compression scm:0.5 examples/receipt.png
+      minimonkey chat --pages 1-3 report.pdf
       printf 'What is the total?\\nIs that with tax?\\n' | minimonkey chat examples/receipt.png
     """
     if sys.stdin is None:
@@ -67,7 +70,7 @@ def chat(
     settings: dict[str, Any] = {"system": system, "pyramid": pyramid_changes(pyramid, plain) or None}
     if compression is not None:
         settings["compression"] = question_free(compression)
-    pictures = read_pictures(sources)
+    pictures = read_pictures(sources, pages)
 
     from transformers.utils.logging import disable_progress_bar
 
@@ -80,14 +83,14 @@ def chat(
         conversation.run()
 
 
-def read_pictures(sources: list[str]) -> list[Image]:
-    """The pictures of these files. Raises UsageError for words that are none."""
+def read_pictures(sources: list[str], pages: str | None = None) -> list[Image]:
+    """The pictures of these files, or the pages of them. Raises UsageError for words that are none."""
     if "-" in sources:
         raise UsageError("standard input (-) is where the questions come from: name the picture's file")
     for source in sources:
         if not names_a_picture(source):
             raise UsageError(f"{source!r} is no picture: name pictures alone, questions follow, a line each")
-    return [read_picture(source) for source in sources]
+    return read_pages(sources, pages)
 
 
 def question_free(text: str) -> CompressionSpec:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from minimonkey.cli import ask, bench, chat, convert, data, doctor, inspect, train
+from minimonkey.cli import ask, batch, bench, chat, convert, data, doctor, extract, inspect, train
 from minimonkey.cli.streams import standard_streams
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 
@@ -43,6 +43,8 @@ app = typer.Typer(
 )
 app.command("ask", cls=Command, no_args_is_help=True)(ask.ask)
 app.command("chat", cls=Command, no_args_is_help=True)(chat.chat)
+app.command("extract", cls=Command, no_args_is_help=True)(extract.extract)
+app.command("batch", cls=Command, no_args_is_help=True)(batch.batch)
 app.command("inspect", cls=Command, no_args_is_help=True)(inspect.inspect)
 app.command("train", cls=Command, no_args_is_help=True)(train.train)
 app.command("convert", cls=Command, no_args_is_help=True)(convert.convert)

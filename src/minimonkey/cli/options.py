@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import IO, TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -26,6 +26,9 @@ PyramidOption = Annotated[
 ]
 PlainOption = Annotated[bool, typer.Option("--no-pyramid", help="Plain tiling: leave the adaptive level out.")]
 
+PagesOption = Annotated[
+    str | None, typer.Option("--pages", metavar="PAGES", help="Which pages of a PDF or TIFF, as 1-3,7 or 4-; all if not given.")
+]
 SystemOption = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")]
 MaxNewTokensOption = Annotated[
     int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="The longest answer, in tokens.")
@@ -61,12 +64,30 @@ def read_picture(source: str) -> Image:
     """The picture of a command-line argument, `-` being standard input; what was done to it goes to standard error."""
     from minimonkey.documents import load_picture
 
+    picture = load_picture(_opened(source))
+    _tell_notes([picture])
+    return picture
+
+
+def read_pages(sources: Iterable[str], pages: str | None) -> list[Image]:
+    """The pictures of command-line arguments, documents giving one for each of the `pages` that `--pages` names."""
+    from minimonkey.documents import load_pages
+
+    pictures = [picture for source in sources for picture in load_pages(_opened(source), pages)]
+    _tell_notes(pictures)
+    return pictures
+
+
+def _opened(source: str) -> str | IO[bytes]:
     if source == "-" and sys.stdin is None:
         raise UsageError("standard input (-) is closed: send a picture there, or name a file")
-    picture = load_picture(sys.stdin.buffer if source == "-" else source)
-    for note in picture.info["notes"]:
-        print(f"minimonkey: {note}", file=sys.stderr)
-    return picture
+    return sys.stdin.buffer if source == "-" else source
+
+
+def _tell_notes(pictures: Iterable[Image]) -> None:
+    for picture in pictures:
+        for note in picture.info["notes"]:
+            print(f"minimonkey: {note}", file=sys.stderr)
 
 
 def check_outputs(outputs: dict[str, Path], sources: Iterable[str]) -> None:

@@ -2,8 +2,9 @@
 
 Every limit and check on untrusted pictures lives here; the layers above take a PIL picture in mode RGB. Knows no pyramid, no model.
 
-    file, bytes --> limits --> Pillow (known formats only) --> first frame --> EXIF orientation --> 8-bit RGB, alpha over white
-    PIL picture, numpy array ----------------------------------^
+    file, bytes --> limits --> Pillow (known formats only) --> one frame --> EXIF orientation --> 8-bit RGB, alpha over white
+    |                          PIL picture, numpy array ----------^                               ^
+    `--> pdf.py, a page of a PDF -----------------------------------------------------------------'
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from minimonkey.documents.pdf import DPI, is_pdf, open_pdf
 from minimonkey.documents.pillow import strict_pillow
-from minimonkey.errors import PictureError
+from minimonkey.errors import MissingExtraError, PictureError, ShortOfMemoryError
 
 MAX_PIXELS = 200_000_000
 """Default limit on width x height: 600 MB as RGB; an A4 page at 1200 dpi has 139 million."""
@@ -50,7 +52,8 @@ def load_picture(
 
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image, or a numpy array [height, width] or [height, width,
-            channels] with 1, 3 or 4 channels: uint8, uint16, bool, or float from 0 to 1.
+            channels] with 1, 3 or 4 channels: uint8, uint16, bool, or float from 0 to 1. Of a PDF it is the first page;
+            `load_pages` reads others.
         as_published: do no more than the published code, `Image.open(source).convert("RGB")`; limits hold all the same.
         max_pixels: the most that width x height may be; checked before pixels are decoded.
         max_bytes: the most that a file may have.
@@ -74,18 +77,31 @@ def read_picture(
     if isinstance(source, Image.Image) and _is_prepared(source):
         admit(source.size, name)
         return source
-    given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
+    given = source if isinstance(source, Image.Image | np.ndarray) else file_bytes(source, name, max_bytes)
+    return decoded(given, name, admit, as_published)
+
+
+def decoded(
+    given: bytes | Image.Image | np.ndarray,
+    name: str,
+    admit: Callable[[tuple[int, int], str], None],
+    as_published: bool = False,
+    *,
+    page: int | None = None,
+    dpi: float = DPI,
+) -> Image.Image:
+    """What `read_picture` gives, of bytes or pixels; of a document the `page` of this number, from 1, or the first with a note."""
     notes: list[str] = []
     try:
         with strict_pillow() as warned:
             if isinstance(given, bytes):
-                picture = _open(given, name, notes)
+                picture = _page_of_pdf(given, name, notes, page, dpi) if is_pdf(given) else _open(given, name, notes, page)
             else:
                 picture = _picture_of_array(given) if isinstance(given, np.ndarray) else given
             admit(picture.size, name)
             picture.load()
             rgb = picture.convert("RGB") if as_published else _to_rgb(ImageOps.exif_transpose(picture), name, notes)
-    except PictureError:  # a ValueError itself
+    except (PictureError, ShortOfMemoryError, MissingExtraError):  # a ValueError itself, say
         raise
     except BROKEN as error:
         reason = " ".join(str(error).split())
@@ -113,7 +129,7 @@ def source_name(source: PictureSource) -> str:
     return "standard input" if name == "<stdin>" else name
 
 
-def _read(source: Any, name: str, max_bytes: int) -> bytes:
+def file_bytes(source: Any, name: str, max_bytes: int) -> bytes:
     """The bytes of a file; never reads more than the limit."""
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source[: max_bytes + 1])
@@ -154,20 +170,35 @@ def _read_file(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes
     raise PictureError(f"can't read {name}: {reason}")
 
 
-def _open(data: bytes, name: str, notes: list[str]) -> Image.Image:
-    """The first picture of a file, its pixels not decoded yet."""
-    if b"%PDF-" in data[:1024]:
-        raise PictureError(f"{name} is a PDF: PDF pages can't be read yet, convert the page to PNG first")
-    Image.init()
-    try:
-        picture = Image.open(io.BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN])
-    except UnidentifiedImageError as error:
-        kinds = "PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000, AVIF, ICO"
-        raise PictureError(f"{name} is not a picture that can be read: expected a complete file of {kinds}") from error
+def _open(data: bytes, name: str, notes: list[str], page: int | None) -> Image.Image:
+    """A picture of a file, its pixels not decoded yet."""
+    picture = open_picture_file(io.BytesIO(data), name)
     frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":  # phones keep a second, auxiliary picture in MPO files
+    if page is not None:
+        picture.seek(page - 1)
+    elif frames > 1 and picture.format != "MPO":  # phones keep a second, auxiliary picture in MPO files
         notes.append(f"{name}: a {picture.format} file of {frames} pictures, of which the first is used")
     return picture
+
+
+def open_picture_file(file: IO[bytes], name: str) -> Image.Image:
+    """A file in Pillow's hands, its pixels not decoded yet. Raises PictureError if it is of no format that is read."""
+    Image.init()
+    try:
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+    except UnidentifiedImageError as error:
+        kinds = "PDF, PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000, AVIF, ICO"
+        raise PictureError(f"{name} is not a picture that can be read: expected a complete file of {kinds}") from error
+
+
+def _page_of_pdf(data: bytes, name: str, notes: list[str], page: int | None, dpi: float) -> Image.Image:
+    with open_pdf(data, name) as document:
+        drawn = document.draw(page or 1, dpi=dpi)
+        if page is None and len(document) > 1:
+            notes.append(f"{name}: a PDF of {len(document)} pages, of which the first is used")
+    if drawn.dpi < 0.99 * dpi:
+        notes.append(f"{name}: page {page or 1} is drawn at {drawn.dpi:.3g} dpi instead of {dpi:g}, it is a large sheet")
+    return drawn.picture
 
 
 def check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -249,16 +280,16 @@ def picture_size(source: PictureSource, *, max_pixels: int = MAX_PIXELS, max_byt
         PictureError: it can't be read, or is over a limit. Damage behind the head isn't seen.
     """
     name = source_name(source)
-    given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
+    given = source if isinstance(source, Image.Image | np.ndarray) else file_bytes(source, name, max_bytes)
     try:
         with strict_pillow():
             if isinstance(given, bytes):
-                picture = _open(given, name, [])
+                picture = _page_of_pdf(given, name, [], None, DPI) if is_pdf(given) else _open(given, name, [], None)
             else:
                 picture = _picture_of_array(given) if isinstance(given, np.ndarray) else given
             check_pixels(picture.size, name, max_pixels)
             turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    except PictureError:
+    except (PictureError, ShortOfMemoryError, MissingExtraError):
         raise
     except BROKEN as error:
         raise PictureError(f"{name} is damaged or cut short ({' '.join(str(error).split())}); expected a picture file") from error

@@ -40,6 +40,8 @@ class Answer:
     """Seconds from the call until the inputs were ready ("prepare"), the first token out ("first_token") and the last ("total")."""
     pyramids: list[Pyramid]
     """How each picture was cut."""
+    token_logprobs: list[float] = field(default_factory=list, repr=False, compare=False)
+    """Of each of `token_ids`, the natural logarithm of its probability, as in `mean_logprob`."""
     selections: tuple[Selection, ...] = field(default=(), compare=False)
     """What compression kept of each picture with a detail level; `picture` is its place in `pyramids`. Empty without any."""
 

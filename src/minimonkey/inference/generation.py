@@ -60,6 +60,8 @@ class GenerationRequest:
     timings: dict[str, float] = field(default_factory=dict)
     selections: Sequence[Selection] = ()
     """What compression keeps of the pictures of each row, where that was settled before."""
+    constraints: Sequence[LogitsProcessor] = ()
+    """What else has a say in each token, behind the settings."""
     on_finished: Callable[[torch.Tensor], None] = lambda sequences: None
     """Gets the ids of all rows, int64 [B, L], once the model is done."""
 
@@ -116,6 +118,12 @@ class GenerationRequest:
         settings["max_new_tokens"] = min(context - min(len(prompt.ids) for prompt in prompts), wanted)
         return cls(processor, prompts, settings, context, begun)
 
+    @property
+    def stops(self) -> list[int | None]:
+        """The tokens that end an answer."""
+        stop = self.settings["eos_token_id"]
+        return stop if isinstance(stop, list) else [stop]
+
     @explain_out_of_memory("answering", HINTS["ask"])
     def answers(self, backend: TorchBackend, inputs: dict[str, Any]) -> list[Answer]:
         """Run the model to the end.
@@ -164,7 +172,7 @@ class GenerationRequest:
     def _run(self, backend: TorchBackend, inputs: dict[str, Any], watch: _Watch) -> list[Answer]:
         self.timings["prepare"] = time.perf_counter() - self.begun
         selections: list[Selection] = []
-        sequences = backend.write(inputs, self.settings | watch.hooks(), selections)
+        sequences = backend.write(inputs, self.settings | watch.hooks(self.constraints), selections)
         self.timings["first_token"] = watch.first_token_at - self.begun
         self.timings["total"] = time.perf_counter() - self.begun
         self.on_finished(sequences)
@@ -187,6 +195,7 @@ class GenerationRequest:
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
             pyramids=prompt.pyramids,
+            token_logprobs=known[: len(tokens)],
             selections=tuple(self.selections) or self._selections_of(row, selections),
         )
 
@@ -197,9 +206,7 @@ class GenerationRequest:
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         """The tokens before the first stop token."""
-        stop = self.settings["eos_token_id"]
-        stops = stop if isinstance(stop, list) else [stop]
-        return list(itertools.takewhile(lambda token: token not in stops, tokens))
+        return list(itertools.takewhile(lambda token: token not in self.stops, tokens))
 
     def _settled_text(self, tokens: list[int]) -> str:
         """The part of the text that later tokens can't change: without the bytes of a character that may not be whole yet.
@@ -224,11 +231,11 @@ class _Watch:
         self.first_token_at = 0.0
         self.cancelled = False
 
-    def hooks(self) -> dict[str, Any]:
-        """Arguments of `generate` that let us see each distribution and then each token, and stop between two."""
+    def hooks(self, constraints: Sequence[LogitsProcessor]) -> dict[str, Any]:
+        """Arguments of `generate` that let us see what `constraints` leave of a distribution, then each token, and stop between."""
         scores = _Scores()
         return {
-            "logits_processor": LogitsProcessorList([scores]),
+            "logits_processor": LogitsProcessorList([*constraints, scores]),
             "stopping_criteria": StoppingCriteriaList([_Chosen(self, scores)]),
         }
 

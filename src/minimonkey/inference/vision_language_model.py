@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -18,11 +18,12 @@ import torch
 from PIL.Image import Image
 
 from minimonkey.compression.spec import CompressionSpec
-from minimonkey.documents import load_picture
+from minimonkey.documents import load_pages
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
+from minimonkey.inference.extract import Extraction, Fields, JsonConstraint
 from minimonkey.inference.generation import GenerationRequest, Prompt, padded, request_rows
 from minimonkey.inference.open_picture import OpenPicture
 from minimonkey.memory import HINTS, explain_out_of_memory
@@ -52,10 +53,11 @@ KEPT_BYTES = 2**30
 
 
 class VisionLanguageModel:
-    """A model and its processor, the transformers objects `.model` and `.processor`, and four ways to ask them.
+    """A model and its processor, the transformers objects `.model` and `.processor`, and the ways to ask them.
 
-    `pictures` is a path, PIL picture or array, a list of them, or [] for text only. They fill the `<image>` marks of the history
-    first, then those of the question; where it has none, each picture that is left gets one before it. Greedy unless
+    `pictures` is a path, PIL picture or array, a list of them, or [] for text only. Each page of a PDF or TIFF file counts as a
+    picture. They fill the `<image>` marks of the history first, then those of the question; where it has none, each picture that is
+    left gets one before it. Greedy unless
     `do_sample=True` is given; it and other `generation` settings are those of `model.generate`. Threads may ask at once.
     """
 
@@ -109,6 +111,7 @@ class VisionLanguageModel:
         *,
         system: str | None = None,
         history: History | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
@@ -122,6 +125,7 @@ class VisionLanguageModel:
             system: a system message; None is the template's own, "" none at all.
             history: earlier turns, the oldest first: (question, answer) pairs, or messages with `role` and `content`, see
                 `processing.turns.History`.
+            pages: which pages of PDF and TIFF files, as in "1-3,7" or "4-"; None: all.
             pyramid: how pictures are cut in this call; None: as the model does.
             compression: which image tokens are dropped in this call; None: none; DEFAULT: as the model was loaded.
             max_new_tokens: the longest answer, in tokens. None: what the model's own settings say, or less where the prompt leaves
@@ -137,8 +141,8 @@ class VisionLanguageModel:
             UsageError: a setting is unknown or impossible.
             ShortOfMemoryError: memory runs out.
         """
-        settings: dict[str, Any] = {"system": system, "history": history, "pyramid": pyramid, "compression": compression}
-        settings["max_new_tokens"] = max_new_tokens
+        settings: dict[str, Any] = {"system": system, "history": history, "pages": pages, "pyramid": pyramid}
+        settings |= {"compression": compression, "max_new_tokens": max_new_tokens}
         request, inputs = next(self._prepared([(pictures, question)], **settings, **generation))
         return request.answers(self.backend, inputs)[0]
 
@@ -177,11 +181,59 @@ class VisionLanguageModel:
             answers += request.answers(self.backend, inputs)
         return answers
 
+    def extract(self, pictures: Any, schema: Any, question: str | None = None, **settings: Any) -> Any:
+        """Read fields: an answer that always is JSON of a schema.
+
+        Args:
+            pictures: as in `ask`; several, or pages of a document, are read together.
+            schema: a pydantic class, a JSON schema, or the short form, "total:number, items:[{name, price:number}]" or such a dict,
+                in which what isn't found is null.
+            question: what is asked; None: the fields in words.
+            settings: those of `ask`.
+
+        Returns:
+            An object of the pydantic class, else what JSON has: a dict.
+
+        Raises:
+            ExtractionError: the answer is longer than max_new_tokens, or refused by a validator of the class; it has the text.
+            UsageError: the schema is none, or has what can't be kept to.
+            MissingExtraError: llguidance isn't installed. What `ask` raises.
+        """
+        return self.extractions([pictures], schema, [question], **settings)[0].result()
+
+    def extractions(
+        self, pictures: Sequence[Any], schema: Any, questions: Sequence[str | None] | None = None, **settings: Any
+    ) -> list[Extraction]:
+        """`extract` for many, several at once, and with all there is to know: text, confidence and box of each field.
+
+        Args:
+            pictures: what `extract` takes, for each.
+            schema: as in `extract`, for all.
+            questions: as in `extract`, one for each; None: the fields in words.
+            settings: those of `ask`, for all.
+
+        Returns:
+            What was read of each. One that doesn't fit the schema has its `error`.
+
+        Raises:
+            What `extract` raises, ExtractionError excepted.
+        """
+        fields = Fields.of(schema)
+        asked = [fields.question if question is None else question for question in questions or [None] * len(pictures)]
+        found: list[Extraction] = []
+        for request, inputs in self._prepared(list(zip(pictures, asked, strict=True)), **settings):
+            vocabulary = self.backend.network.config.text_config.vocab_size
+            constraint = JsonConstraint(fields, self.processor.tokenizer, vocabulary, request.stops, len(request.prompts))
+            answers = replace(request, constraints=[constraint]).answers(self.backend, inputs)
+            found += [fields.read(answer, constraint.bytes_of(answer.token_ids)) for answer in answers]
+        return found
+
     def open(
         self,
         pictures: Any,
         *,
         system: str | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = DEFAULT,
     ) -> OpenPicture:
@@ -192,7 +244,7 @@ class VisionLanguageModel:
         `max_cache_bytes`.
 
         Args:
-            pictures, system, pyramid, compression: as in `ask`, for all questions.
+            pictures, system, pages, pyramid, compression: as in `ask`, for all questions.
 
         Returns:
             The open pictures.
@@ -208,8 +260,7 @@ class VisionLanguageModel:
                 'set its queries to "vision", pass compression=None, or use ask()'
             )
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
-        loaded = [load_picture(source) for source in _listed(pictures)]
-        return OpenPicture(self.backend, self.processor, self._budget, loaded, spec, system, selection)
+        return OpenPicture(self.backend, self.processor, self._budget, _loaded(pictures, pages), spec, system, selection)
 
     @property
     def max_cache_bytes(self) -> int:
@@ -236,6 +287,7 @@ class VisionLanguageModel:
         rows: Iterable[tuple[Any, str]],
         system: str | None = None,
         history: History | None = None,
+        pages: str | int | None = None,
         pyramid: PyramidSpec | dict | None = None,
         compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
@@ -248,7 +300,7 @@ class VisionLanguageModel:
         begun = time.perf_counter()
         selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
-        planned = list(self._planned(rows, spec, system, history))
+        planned = list(self._planned(rows, spec, system, history, pages))
         request_of = partial(GenerationRequest.of, compression=selection, max_new_tokens=max_new_tokens, begun=begun)
         groups = [
             (group, request_of(self.backend.network, self.processor, [row.prompt for row in group], generation))
@@ -260,19 +312,23 @@ class VisionLanguageModel:
             yield request, self._inputs(group, spec, selection)
 
     def _planned(
-        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: History | None
+        self,
+        rows: Iterable[tuple[Any, str]],
+        spec: PyramidSpec,
+        system: str | None,
+        history: History | None,
+        pages: str | int | None,
     ) -> Iterator[_Row]:
         """Each row with its pyramids and ids, made once."""
         kept_bytes = 0
         for sources, question in rows:
-            sources = _listed(sources)
-            pictures = [load_picture(source) for source in sources]
+            pictures = _loaded(sources, pages)
             pyramids = [spec.plan(Size(picture.height, picture.width)) for picture in pictures]
             tiles = [pyramid.tile_count for pyramid in pyramids]
             ids = self.processor.encode_chat(question, pictures=tiles, system=system, history=history)
             kept_bytes += sum(3 * picture.width * picture.height for picture in pictures)
-            again = kept_bytes > KEPT_BYTES and all(isinstance(source, str | os.PathLike) for source in sources)
-            yield _Row(sources, None if again else pictures, Prompt(ids, pyramids))
+            again = kept_bytes > KEPT_BYTES and all(isinstance(source, str | os.PathLike) for source in _listed(sources))
+            yield _Row(partial(_loaded, sources, pages), None if again else pictures, Prompt(ids, pyramids))
 
     def _inputs(self, rows: list[_Row], spec: PyramidSpec, selection: CompressionSpec | None) -> dict[str, Any]:
         """What the model gets for these rows."""
@@ -281,7 +337,7 @@ class VisionLanguageModel:
         pyramids = [pyramid for row in rows for pyramid in row.prompt.pyramids]
         if pyramids:
             with explain_out_of_memory("preparing pictures", HINTS["ask"]):
-                pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
+                pictures = [picture for row in rows for picture in row.pictures or row.load()]
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
             inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
         if selection is not None:
@@ -293,7 +349,8 @@ class VisionLanguageModel:
 class _Row:
     """One request of a batch, ready but for its tiles."""
 
-    sources: list[Any]
+    load: Callable[[], list[Image]]
+    """Reads the pictures."""
     pictures: list[Image] | None
     """None: they are read again when their turn comes."""
     prompt: Prompt
@@ -329,6 +386,10 @@ def compression_spec(compression: Any) -> CompressionSpec | None:
     if isinstance(compression, dict):
         return CompressionSpec.from_dict(compression)
     raise UsageError(f"compression={compression!r}: expected a CompressionSpec, a dict of its settings, or None")
+
+
+def _loaded(pictures: Any, pages: str | int | None) -> list[Image]:
+    return [page for source in _listed(pictures) for page in load_pages(source, pages)]
 
 
 def _listed(pictures: Any) -> list[Any]:
