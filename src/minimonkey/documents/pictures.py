@@ -74,9 +74,6 @@ def read_picture(
     """`load_picture` with a limit of its own: `admit` gets (width, height) and the source's name before pixels are decoded, and
     raises PictureError if they are too many."""
     name = source_name(source)
-    if isinstance(source, Image.Image) and _is_prepared(source):
-        admit(source.size, name)
-        return source
     given = source if isinstance(source, Image.Image | np.ndarray) else file_bytes(source, name, max_bytes)
     return decoded(given, name, admit, as_published)
 
@@ -91,6 +88,9 @@ def decoded(
     dpi: float = DPI,
 ) -> Image.Image:
     """What `read_picture` gives, of bytes or pixels; of a document the `page` of this number, from 1, or the first with a note."""
+    if isinstance(given, Image.Image) and _is_prepared(given):
+        admit(given.size, name)
+        return given
     notes: list[str] = []
     try:
         with strict_pillow() as warned:
