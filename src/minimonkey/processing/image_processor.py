@@ -226,7 +226,8 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         """
         factor = self.rescale_factor if self.do_rescale else None
         normalise = (self.image_mean, self.image_std) if self.do_normalize else ()
-        return torch.from_numpy(_normalised(list(pictures), list(pyramids), self.spec.tile_px, factor, *normalise))
+        side = pyramids[0].spec.tile_px if pyramids else self.spec.tile_px
+        return torch.from_numpy(_normalised(list(pictures), list(pyramids), side, factor, *normalise))
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """Tiles of a picture of this size, all levels together, without its pixels."""
