@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from minimonkey.checkpoints.folder import Layout, ModelFolder, find_folder, read_json
+from minimonkey.checkpoints.families import Layout
+from minimonkey.checkpoints.files import read_json
+from minimonkey.checkpoints.folder import ModelFolder, find_folder
 from minimonkey.checkpoints.load import check_files, generation_settings, load_processor
-from minimonkey.checkpoints.published import PublishedSettings
 from minimonkey.checkpoints.rules import to_published
 from minimonkey.checkpoints.tensors import SHARD_BYTES, write_shards
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.models.strict_loading import INDEX
 from minimonkey.processing.processor import MiniMonkeyProcessor
 
-ARCHITECTURES = {"native": "MiniMonkeyForConditionalGeneration", "stock": "InternVLForConditionalGeneration"}
+STOCK_ARCHITECTURE = "InternVLForConditionalGeneration"
 KEPT = "published"
 """Where a native folder keeps the small files of the published folder that it was made from."""
-_SMALL_FILES = ("*.json", "tokenizer.model", "merges.txt", "vocab.json", "README.md", "LICENSE*")
 
 
 def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES) -> None:
@@ -72,7 +72,8 @@ def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"
         write_shards(tensors, destination, shard_bytes=shard_bytes)
         number = next(iter(tensors.values()))[...].dtype
     config = folder.config(to)
-    config.architectures, config.dtype = [ARCHITECTURES[to]], str(number).removeprefix("torch.")
+    architecture = STOCK_ARCHITECTURE if to == "stock" else folder.family.network.__name__
+    config.architectures, config.dtype = [architecture], str(number).removeprefix("torch.")
     config.save_pretrained(destination)
     generation.save_pretrained(destination)
     if to == "native":
@@ -80,7 +81,7 @@ def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"
     else:
         _save_stock_processor(processor, destination)
     if to == "native" and _as_published(folder).is_dir():
-        _copy_small_files(_as_published(folder), destination / KEPT)
+        _copy_small_files(folder, _as_published(folder), destination / KEPT)
 
 
 def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> None:
@@ -89,12 +90,13 @@ def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> N
         raise CheckpointError(
             f"{folder.path}: nothing in it says how it was published; only native folders made from published ones can go back"
         )
-    settings = PublishedSettings(read_json(small / "config.json"), str(small / "config.json"))
+    published = folder.family.published(small, read_json(small / "config.json"), folder.name)
+    published.check_settings()
     check_files(folder, folder.config("native"))
     destination.mkdir(parents=True, exist_ok=True)
-    _copy_small_files(small, destination)
+    _copy_small_files(folder, small, destination)
     with folder.tensors() as tensors:
-        write_shards(to_published(tensors, settings.rules), destination, shard_bytes=shard_bytes)
+        write_shards(to_published(tensors, published.rules), destination, shard_bytes=shard_bytes)
 
 
 def _as_published(folder: ModelFolder) -> Path:
@@ -102,9 +104,9 @@ def _as_published(folder: ModelFolder) -> Path:
     return folder.path if folder.layout == "published" else folder.path / KEPT
 
 
-def _copy_small_files(source: Path, destination: Path) -> None:
+def _copy_small_files(folder: ModelFolder, source: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
-    for file in {file for pattern in _SMALL_FILES for file in source.glob(pattern)}:
+    for file in {file for pattern in folder.family.published.kept_files for file in source.glob(pattern)}:
         if file.name != INDEX:
             shutil.copyfile(file, destination / file.name)
 

@@ -187,7 +187,7 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
         why = "has no boxes" if len(answer.pyramids) == 1 else "doesn't tell which of several pictures a box is of"
         print(f"minimonkey: the answer {why}, {path} is not written", file=sys.stderr)
         return
-    labels = labels_of(vlm.processor.decode(answer.token_ids))
+    labels = labels_of(vlm.processor.decode(answer.token_ids), vlm.processor.box_notation)
     save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's
 
 

@@ -24,7 +24,7 @@ from minimonkey.inference.settings import call_settings, new_tokens
 from minimonkey.language_model.rotary import longest_sequence
 from minimonkey.memory import enough_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
-from minimonkey.pyramid import Pyramid
+from minimonkey.pyramid import Box, Pyramid
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
@@ -159,13 +159,18 @@ class GenerationRequest:
             text=self._text(tokens),
             token_ids=tokens,
             mean_logprob=sum(known) / len(known),
-            boxes=boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source) if len(prompt.pyramids) == 1 else [],
+            boxes=self._boxes(tokens, prompt),
             prompt_tokens=len(prompt.ids),
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
             pyramids=prompt.pyramids,
             kept=tuple(self.kept) or self._kept_of(row, selections),
         )
+
+    def _boxes(self, tokens: list[int], prompt: Prompt) -> list[Box]:
+        if len(prompt.pyramids) != 1:
+            return []
+        return boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source, self.processor.box_notation)
 
     def _kept_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
         """What is left of a row's pictures, which count from 0 again."""

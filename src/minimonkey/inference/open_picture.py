@@ -202,7 +202,8 @@ class OpenPicture:
             return _Kept(torch.empty(0, self._network.config.text_config.hidden_size), None, EMPTY)
         tiles = self._processor.image_processor.cut(pictures, self.pyramids)
         looks = self._compression is not None and self._compression.selector == "visionzip"
-        output = self._backend.encode(tiles, class_attention=looks)
+        level_tiles = torch.tensor([pyramid.level_tiles for pyramid in self.pyramids])
+        output = self._backend.encode(tiles, class_attention=looks, level_tiles=level_tiles, level_order=self._order)
         return _Kept(output.pooler_output.flatten(0, 1), output.attentions[0] if looks else None, EMPTY)
 
     def _read(self, kept: _Kept, ids: list[int]) -> PrefixCache:

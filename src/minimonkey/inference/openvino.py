@@ -77,9 +77,9 @@ class OpenVINOBackend(TorchBackend):
         return type(self)(copy.deepcopy(self.network, memo))
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False) -> BaseModelOutputWithPooling:
+    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False, **levels: Any) -> BaseModelOutputWithPooling:
         if class_attention or not self._is_ready():
-            return super().encode(tiles, class_attention=class_attention)
+            return super().encode(tiles, class_attention=class_attention, **levels)
         first, index = distinct_tiles(tiles)
         features = [self._encoder(part)[0] for part in tiles[first].split(self.network.model.tile_batch)]
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[index])

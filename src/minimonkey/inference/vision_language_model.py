@@ -345,9 +345,9 @@ class VisionLanguageModel:
             with enough_memory("preparing pictures", ASK_LESS):
                 pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
-            inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
+            inputs |= {"level_tiles": torch.tensor([pyramid.level_tiles for pyramid in pyramids]), "level_order": spec.order}
         if selection is not None:
-            inputs |= {"compression": selection, "level_order": spec.order}
+            inputs["compression"] = selection
         return inputs
 
 

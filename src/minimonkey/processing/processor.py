@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import AddedToken, normalizers
 from transformers.image_processing_base import BatchFeature
@@ -21,6 +21,7 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import TextInput
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
+from minimonkey.processing.box_notation import INTERNVL, BoxNotation
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.turns import History, text_of, turns_of
 from minimonkey.pyramid import Size
@@ -51,6 +52,8 @@ class MiniMonkeyProcessor(ProcessorMixin):
     """
 
     unused_input_names = ["num_patches"]
+    box_notation: ClassVar[BoxNotation] = INTERNVL
+    """How the model writes places; another in other families."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template: str | None = None, image_seq_length: int = 256) -> None:
         """`image_seq_length` is the number of image tokens a tile; without a `chat_template` it is the tokenizer's, or ChatML."""

@@ -22,6 +22,18 @@ class MiniMonkeyConfig(InternVLConfig):
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
 
+    @property
+    def tile_px(self) -> int:
+        """Side of the square that the vision encoder sees, in pixels."""
+        return self.vision_config.image_size[0]
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens that the language model gets of a tile. Raises ValueError for a patch of no pixels."""
+        if min(self.vision_config.patch_size) < 1:
+            raise ValueError(f"vision_config.patch_size is {self.vision_config.patch_size}; expected 1 or more")
+        return int((self.tile_px // self.vision_config.patch_size[0]) * self.downsample_ratio) ** 2
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What config.json says, of a folder or hub id; the other files aren't looked at.

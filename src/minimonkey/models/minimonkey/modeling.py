@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -36,10 +36,12 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
 
     config: MiniMonkeyConfig
     config_class = MiniMonkeyConfig
+    backbone_class: ClassVar[type[MiniMonkeyModel]] = MiniMonkeyModel
+    """What computes hidden states; another in other families."""
 
     def __init__(self, config: MiniMonkeyConfig) -> None:
         super(InternVLForConditionalGeneration, self).__init__(config)  # the stock __init__ would build a stock InternVLModel
-        self.model = MiniMonkeyModel(config)
+        self.model = self.backbone_class(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
@@ -87,7 +89,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         be called `past_key_values`, whichever of the two the installed transformers says.
 
         `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. With `level_order`, detail first if not
-        given, it says where the levels lie among the image tokens; only `compression` needs them.
+        given, it says where the levels lie among the image tokens. `compression` needs them, and an encoder that tells tiles apart.
         `compression`: logits are [B, K, V] then, those of the kept tokens, padded on the left where rows keep different numbers of
         them. With a cache that holds tokens it does nothing: it belongs to the prompt. Whoever goes on from there by hand gives
         `position_ids` that go on from the prompt's, unless `compression.positions` is "compact".
@@ -97,8 +99,10 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         if (compression is not None or compressed_prompt is not None) and not is_filled(cache):
             if labels is not None:
                 raise UsageError("compression changes which tokens there are: leave out labels")
-            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
             kwargs |= {"compression": compression, "compressed_prompt": compressed_prompt}
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
+        elif pixel_values is not None and level_tiles is not None:
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,
