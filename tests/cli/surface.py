@@ -20,6 +20,7 @@ SURFACE = {
             "--quantize",
             "--quiet",
             "--system",
+            "--vision-heads",
         ),
         *("-h", "-m", "-q", "PICTURE... QUESTION"),
     ],
@@ -31,7 +32,7 @@ SURFACE = {
         *("--compression", "--device", "--dtype", "--engine", "--help", "--max-new-tokens", "--model", "--no-pyramid", "--pyramid"),
         *("--quantize", "--system", "-h", "-m", "PICTURE..."),
     ],
-    "convert": ["--help", "--to", "-h", "DST", "SRC"],
+    "convert": ["--help", "--to", "--vision-heads", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
     "data packages": ["--help", "-h"],
     "data synthetic": [

@@ -29,19 +29,21 @@ KEPT = "published"
 """Where a native folder keeps the small files of the published folder that it was made from."""
 
 
-def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES) -> None:
+def convert(
+    source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES, vision_heads: int | None = None
+) -> None:
     """Write the model of a folder or hub id as a "native", "stock" or "published" folder, with equal logits and number format.
 
     A stock folder has no pyramid: there a picture is cut by plain tiling with the detail level's budget. A native folder made from
-    a stock one goes on cutting so. Only what was published can become a published folder. Raises CheckpointError for a broken
-    source, UsageError for a destination that isn't empty.
+    a stock one goes on cutting so. Only what was published can become a published folder. `vision_heads` as in `load`. Raises
+    CheckpointError for a broken source, UsageError for a destination that isn't empty.
     """
     if to not in get_args(Layout):
         raise UsageError(f"to={to!r}: expected one of {', '.join(get_args(Layout))}")
     destination = Path(destination).expanduser().absolute()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination}: exists and isn't an empty folder; name a new one")
-    folder = find_folder(source)
+    folder = find_folder(source, vision_heads=vision_heads)
     with _all_or_nothing(destination) as partial:
         if to == "published":
             _to_published(folder, partial, shard_bytes)
@@ -80,7 +82,7 @@ def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"
         processor.save_pretrained(destination)
     else:
         _save_stock_processor(processor, destination)
-    if to == "native" and _as_published(folder).is_dir():
+    if to == "native" and folder.family.published.kept_files and _as_published(folder).is_dir():
         _copy_small_files(folder, _as_published(folder), destination / KEPT)
 
 

@@ -22,10 +22,15 @@ from transformers import (
 
 from minimonkey.checkpoints.family import Family
 from minimonkey.checkpoints.internvl import InternVLChatFolder
+from minimonkey.checkpoints.tinygptv import TinyGPTVFolder
 from minimonkey.errors import CheckpointError
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.models.tinygptv.backbone import TinyGPTVModel
+from minimonkey.models.tinygptv.configuration import TinyGPTVConfig
+from minimonkey.models.tinygptv.modeling import TinyGPTVForConditionalGeneration
+from minimonkey.processing.tinygptv import TinyGPTVImageProcessor, TinyGPTVProcessor
 from minimonkey.processing.tokenizers import LlamaSentencePieceTokenizer, SentencePieceTokenizer
 
 Layout = Literal["native", "stock", "published"]
@@ -39,6 +44,14 @@ FAMILIES: dict[str, Family] = {
         network=MiniMonkeyForConditionalGeneration,
         published=InternVLChatFolder,
         tokenizers=(SentencePieceTokenizer, LlamaSentencePieceTokenizer),
+    ),
+    "tinygptv": Family(
+        config=TinyGPTVConfig,
+        backbone=TinyGPTVModel,
+        network=TinyGPTVForConditionalGeneration,
+        published=TinyGPTVFolder,
+        image_processor=TinyGPTVImageProcessor,
+        processor=TinyGPTVProcessor,
     ),
 }
 """Each family by its name, which is the model_type of its native folders."""

@@ -34,6 +34,8 @@ class PublishedFolder(ABC):
     """What error messages call the layout, such as "internvl_chat"."""
     wanted_files: ClassVar[tuple[str, ...]] = ()
     """Patterns of files that such a folder needs besides JSON, safetensors, Jinja, text and sentencepiece files."""
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """What a caller may have to say because no file of such a folder does; it stands among the settings."""
     kept_files: ClassVar[tuple[str, ...]] = ("*.json", "tokenizer.model", "merges.txt", "vocab.json", "README.md", "LICENSE*")
     """Patterns of small files that a native folder keeps in `published/`, so that it can become a published folder again."""
 
@@ -42,7 +44,7 @@ class PublishedFolder(ABC):
 
         Args:
             path: where it is.
-            settings: what its config.json says; empty if it has none.
+            settings: what its config.json says, nothing if it has none, and what the caller says in `arguments`.
             name: the folder or hub id as it was asked for.
         """
         self.path, self.settings, self.name = path, settings, name
@@ -51,6 +53,16 @@ class PublishedFolder(ABC):
     @abstractmethod
     def matches(cls, path: Path, settings: Mapping[str, Any] | None) -> bool:
         """Whether a folder is of this kind. `settings` are those of its config.json, None if there is none; files may tell too."""
+
+    @classmethod
+    def named_by(cls, file: Path) -> dict[str, Any] | None:
+        """What it says if one file is named in place of its folder, as further settings; None if it says nothing."""
+        return None
+
+    @classmethod
+    def lacks(cls, hub_id: str) -> str | None:
+        """What else is needed, of a repository on the hub that doesn't have all of a folder; None for any other."""
+        return None
 
     @abstractmethod
     def check_settings(self) -> None:

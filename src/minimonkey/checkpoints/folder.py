@@ -101,13 +101,16 @@ class ModelFolder:
             yield tensors
 
 
-def find_folder(model: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> ModelFolder:
+def find_folder(
+    model: str | Path, *, revision: str | None = None, token: str | bool | None = None, **arguments: Any
+) -> ModelFolder:
     """The folder of a path or a hub id, fetched if need be: settings first, weights only if they are of a known kind.
 
     Args:
         model: a folder, or a hub id such as owner/name.
         revision: a branch, tag or commit of a hub id.
         token: of the hub, for private models; True for the one that `hf auth login` left.
+        arguments: what no file of some published folders says (`PublishedFolder.arguments`); those that are None don't count.
 
     Returns:
         The folder, whose weight files are there and whole.
@@ -115,11 +118,19 @@ def find_folder(model: str | Path, *, revision: str | None = None, token: str | 
     Raises:
         CheckpointError: no such folder or id, offline, an adapter, config.json missing or of an unknown kind, weights missing, cut,
             pickled or there twice.
+        UsageError: an argument that this folder doesn't need, or a revision of a folder.
     """
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     path = Path(model).expanduser()
-    if path.is_file():
+    named = (family.published.named_by(path) for family in FAMILIES.values()) if path.is_file() else ()
+    if (of_file := next((settings for settings in named if settings is not None), None)) is not None:
+        path, arguments = path.parent, arguments | of_file
+    elif path.is_file():
         raise CheckpointError(f"{model}: is a file; give the folder that holds config.json and model.safetensors")
     if not path.is_dir():
+        for family in FAMILIES.values():
+            if (lacking := family.published.lacks(str(model))) is not None:
+                raise CheckpointError(f"{model}: {lacking}")
         first = _fetch(str(model), revision, token, FIRST_FILES)
         found = ModelFolder(first, _settings(first, str(model)), str(model))
         found.check_settings()
@@ -127,7 +138,11 @@ def find_folder(model: str | Path, *, revision: str | None = None, token: str | 
         path = _fetch(str(model), revision, token, [*WANTED_FILES, *more])
     elif revision is not None:
         raise CheckpointError(f"revision={revision!r}: {model} is a folder; a revision goes with a hub id only")
-    folder = ModelFolder(path, _settings(path, str(path)), str(model))
+    folder = ModelFolder(path, _settings(path, str(path)) | arguments, str(model))
+    known = folder.family.published.arguments if folder.layout == "published" else ()
+    for name, value in arguments.items():
+        if name not in known:
+            raise UsageError(f"{name}={value!r}: the files of {model} say that themselves; leave it out")
     folder.check_weights()
     return folder
 

@@ -147,9 +147,9 @@ IN_MEMORY = {
 
 
 def disk_name(name: str) -> str:
-    """The name of a network's tensor in an -hf folder."""
-    start = next(start for start in IN_MEMORY if name.startswith(start))
-    return IN_MEMORY[start] + name.removeprefix(start)
+    """The name of a network's tensor in an -hf folder; parts that InternVL doesn't have keep theirs."""
+    start = next((start for start in IN_MEMORY if name.startswith(start)), "")
+    return IN_MEMORY.get(start, "") + name.removeprefix(start)
 
 
 def to_native(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> dict[str, LazyTensor]:

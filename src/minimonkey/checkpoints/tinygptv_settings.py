@@ -95,8 +95,8 @@ def stage_of(file: Path, content: Mapping[str, Any], number: int) -> Stage:
     trained = settings.get("image_size") or SIDES.get(settings.get("arch", ""), tile_px)
     if trained != tile_px:
         raise CheckpointError(
-            f"{file}: its own settings are of another stage (class {settings.get('arch')!r}, pictures of {trained} px) than its name, "
-            f"which says stage {number} of {tile_px} px: give it the name of its stage"
+            f"{file}: its settings are of another stage (class {settings.get('arch')!r}, pictures of {trained} px) than by its "
+            f"name (stage {number}, {tile_px} px): give it the name of its stage"
         )
     tensors = lazy_tensors(model, file)
     if not any(name.startswith("llama_proj") for name in tensors):

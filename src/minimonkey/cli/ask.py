@@ -22,6 +22,7 @@ from minimonkey.cli.options import (
     PyramidOption,
     QuantizeOption,
     SystemOption,
+    VisionHeadsOption,
     check_outputs,
     pyramid_changes,
     read_picture,
@@ -70,6 +71,7 @@ def ask(
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
     engine: EngineOption = None,
+    vision_heads: VisionHeadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: text, tokens, seconds, pyramids, boxes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line of tiles, tokens and seconds.")] = False,
 ) -> None:
@@ -108,7 +110,7 @@ def ask(
     from minimonkey.inference import load
 
     disable_progress_bar()  # one bar for each weight file would stand before the answer
-    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine, vision_heads=vision_heads)
     load_seconds = time.perf_counter() - start
     settings: dict[str, Any] = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if selection is not None:

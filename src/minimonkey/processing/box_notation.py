@@ -27,3 +27,6 @@ INTERNVL = BoxNotation(_BOX, re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUM
 """`<ref>total</ref><box>[[10, 20, 300, 400]]</box>`, several boxes in one pair of marks."""
 QWEN_VL = BoxNotation(_BOX, re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)"), 1000)
 """`<ref>total</ref><box>(10,20),(300,400)</box>`, as Qwen-VL and Monkey write them."""
+_PHRASE = re.compile(r"(?:<p>((?:(?!<p>|</p>).)*)</p>\s*)?((?:\{(?:<-?\d+>){4}\}(?:<delim>)?)+)", re.DOTALL)
+BRACES = BoxNotation(_PHRASE, re.compile(r"\{<(-?\d+)><(-?\d+)><(-?\d+)><(-?\d+)>\}"), 100)
+"""`<p>the red house</p>{<10><20><30><40>}<delim>{<50><20><70><40>}`, as MiniGPT-v2 and TinyGPT-V write them."""

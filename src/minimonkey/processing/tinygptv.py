@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from minimonkey.errors import PromptError, PyramidError, unknown
+from minimonkey.processing.box_notation import BRACES
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.processor import IMAGE_MARK, MiniMonkeyProcessor, _make_breakable
 from minimonkey.processing.turns import History, turns_of
@@ -113,6 +114,8 @@ class TinyGPTVProcessor(MiniMonkeyProcessor):
     Text for `processor(images, text)` has a published prompt's `<ImageHere>`, or `<image>`, where the picture stands.
     """
 
+    box_notation = BRACES
+
     def __init__(self, image_processor=None, tokenizer=None, chat_template: str | None = None, image_seq_length: int = 32) -> None:
         """`image_seq_length` is the number of image tokens a tile; without a `chat_template` it is that of the evaluation."""
         if not isinstance(image_processor, TinyGPTVImageProcessor):
@@ -131,6 +134,7 @@ class TinyGPTVProcessor(MiniMonkeyProcessor):
             tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.clean_up_tokenization_spaces = False  # which its files ask for, and byte-level tokens don't bear
         return tokenizer
 
     def use_form(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """The model's configuration: InternVL's, and which pyramid it was trained with."""
 
 # No postponed annotations here: `strict` checks the types of fields only where it can see them.
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import InternVLConfig
@@ -18,6 +18,9 @@ class MiniMonkeyConfig(InternVLConfig):
     """InternVLConfig with one more field, saved in config.json. The longest prompt stands in its text_config."""
 
     model_type = "minimonkey"
+
+    kinds: ClassVar[tuple[str, ...]] = ("minimonkey", InternVLConfig.model_type)
+    """Kinds of config.json that are read."""
 
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
@@ -53,11 +56,11 @@ class MiniMonkeyConfig(InternVLConfig):
         settings, unused = super().get_config_dict(source, **kwargs)
         if not settings:
             raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")
-        kind, known = settings.get("model_type"), (cls.model_type, InternVLConfig.model_type)
-        if kind not in known:
+        kind = settings.get("model_type")
+        if kind not in cls.kinds:
             raise CheckpointError(
-                f"{source}: model_type is {kind!r}, expected {' or '.join(known)}; a published folder (internvl_chat) loads with "
-                "minimonkey.load(), or once `minimonkey convert` has written it anew"
+                f"{source}: model_type is {kind!r}, expected {' or '.join(cls.kinds)}; a published folder (internvl_chat) loads "
+                "with minimonkey.load(), or once `minimonkey convert` has written it anew"
             )
         return settings, unused
 

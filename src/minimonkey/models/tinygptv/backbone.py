@@ -7,8 +7,6 @@ A tile becomes 32 image tokens whatever its size. How tiles are batched, and all
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +14,11 @@ from torch import nn
 from transformers import Blip2QFormerModel, Blip2VisionModel, CLIPVisionModel, InternVLModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
 
 from minimonkey.errors import UsageError
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
-from minimonkey.models.minimonkey.vision_features import distinct_tiles, gathered, has_values, trimmed
+from minimonkey.models.strict_loading import register_key_names
 from minimonkey.models.tinygptv.configuration import TinyGPTVConfig
 from minimonkey.models.tinygptv.language_model import TinyGPTVTextModel
 
@@ -60,6 +57,7 @@ class TinyGPTVModel(MiniMonkeyModel):
     _no_split_modules = ["Blip2EncoderLayer", "Blip2VisionEmbeddings", "CLIPEncoderLayer", "Blip2QFormerLayer", "PhiDecoderLayer"]
 
     def __init__(self, config: TinyGPTVConfig) -> None:
+        register_key_names("TinyGPTVForConditionalGeneration", "TinyGPTVModel")
         super(InternVLModel, self).__init__(config)  # the stock __init__ would build InternVL's parts
         self.vision_tower = TOWERS[config.vision_config.model_type]._from_config(config.vision_config)
         self.vision_tower.post_layernorm = nn.Identity()  # BLIP-2's norm, with another epsilon, stands behind any tower:
@@ -85,39 +83,23 @@ class TinyGPTVModel(MiniMonkeyModel):
                 part.eval()
         return self
 
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        class_attention: bool = False,
-        keep_last_hidden_state: bool = True,
-        **kwargs: Any,
+    def encode_tiles(
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, class_attention: bool = False, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Encode tiles, ready for the language model; each distinct one once, as in Mini-Monkey's.
+        """Tiles through encoder, Q-Former and projections, all at once.
 
         Args:
-            pixel_values: float [T, 3, S, S], S a multiple of the patch side: the table of positions is resized to it.
+            pixel_values: float [T, 3, S, S]; the table of positions is resized to any S.
+            kinds: all tiles are alike.
             class_attention: not here; UsageError.
-            keep_last_hidden_state: give the encoder's output too, behind its norm.
             kwargs: `output_hidden_states` and `output_attentions` of the encoder; other arguments of transformers change nothing.
 
         Returns:
-            An output with `pooler_output` [T, Q, D] and `last_hidden_state` [T, 1 + M, W].
+            An output with `pooler_output` [T, Q, D] and `last_hidden_state` [T, 1 + M, W], behind the encoder's norm.
         """
         if class_attention:
             raise UsageError("visionzip watches InternVL's encoder, and this model's is another: use another selector")
-        unwanted = () if keep_last_hidden_state else ("last_hidden_state",)
         asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name) is not None}
-        encode: Callable[..., BaseModelOutputWithPooling] = partial(self._encoded, **asked)
-        if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
-            return trimmed(encode(pixel_values), unwanted)
-        every = torch.arange(len(pixel_values), device=pixel_values.device)
-        first, index = (every, every) if self.encode_duplicates else distinct_tiles(pixel_values)
-        batches = (pixel_values[batch] for batch in first.split(self.tile_batch))
-        return gathered((trimmed(encode(tiles), unwanted) for tiles in batches), index)
-
-    def _encoded(self, pixel_values: torch.Tensor, **asked: Any) -> BaseModelOutputWithPooling:
-        """Tiles [T, 3, S, S] through encoder, Q-Former and projections, all at once."""
         pixel_values = pixel_values.to(self.vision_layernorm.weight.dtype)
         output = self.vision_tower(pixel_values=pixel_values, interpolate_pos_encoding=True, return_dict=True, **asked)
         output.last_hidden_state = self.vision_layernorm(output.last_hidden_state)

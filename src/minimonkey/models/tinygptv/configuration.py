@@ -7,10 +7,11 @@ Sources: arXiv 2312.16862, section 3; `minigpt4.py`, `minigpt_v2.py` and `modeli
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, Blip2QFormerConfig, PhiConfig, PreTrainedConfig
+from transformers import AutoConfig, Blip2QFormerConfig, PhiConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from minimonkey.errors import CheckpointError
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.pyramid import PyramidSpec
 
 TOWERS = ("blip_2_vision_model", "clip_vision_model")
@@ -35,10 +36,14 @@ class TinyGPTVTextConfig(PhiConfig):
 
 
 @strict
-class TinyGPTVConfig(PreTrainedConfig):
-    """Vision encoder, Q-Former and language model, the tokens between them, and how large pictures were in training."""
+class TinyGPTVConfig(MiniMonkeyConfig):
+    """Vision encoder, Q-Former and language model, the tokens between them, and how large pictures were in training.
+
+    Of InternVL's settings, those of its projector and of the choice of features change nothing here.
+    """
 
     model_type = "tinygptv"
+    kinds: ClassVar[tuple[str, ...]] = ("tinygptv",)
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="blip_2_vision_model"),
         "qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
@@ -55,8 +60,6 @@ class TinyGPTVConfig(PreTrainedConfig):
     """Queries of the Q-Former, which are the image tokens of a tile."""
     projector_hidden_size: int = 4096
     """Between the two projections: the width of the Vicuna 7B that the first one was trained for."""
-    pyramid: dict | None = None
-    """Fields of the PyramidSpec that the model was trained with: one tile of 448 px, 224 px in stages 1 to 3."""
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
 

@@ -26,11 +26,12 @@ class TinyGPTVForConditionalGeneration(MiniMonkeyForConditionalGeneration):
 
     config: TinyGPTVConfig
     config_class = TinyGPTVConfig
+    backbone_class = TinyGPTVModel
     _no_split_modules = TinyGPTVModel._no_split_modules
 
     def __init__(self, config: TinyGPTVConfig) -> None:
         super(InternVLForConditionalGeneration, self).__init__(config)  # the stock __init__ would build a stock InternVLModel
-        self.model = TinyGPTVModel(config)
+        self.model = self.backbone_class(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
         self.post_init()
 
