@@ -1,7 +1,7 @@
 """The model's configuration: InternVL's, and which pyramid it was trained with."""
 
 # No postponed annotations here: `strict` checks the types of fields only where it can see them.
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import InternVLConfig
@@ -18,6 +18,8 @@ class MiniMonkeyConfig(InternVLConfig):
     """InternVLConfig with one more field, saved in config.json. The longest prompt stands in its text_config."""
 
     model_type = "minimonkey"
+    also_reads: ClassVar[tuple[str, ...]] = (InternVLConfig.model_type,)
+    """Further kinds of settings that mean the same."""
 
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
@@ -53,7 +55,7 @@ class MiniMonkeyConfig(InternVLConfig):
         settings, unused = super().get_config_dict(source, **kwargs)
         if not settings:
             raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")
-        kind, known = settings.get("model_type"), (cls.model_type, InternVLConfig.model_type)
+        kind, known = settings.get("model_type"), (cls.model_type, *cls.also_reads)
         if kind not in known:
             raise CheckpointError(
                 f"{source}: model_type is {kind!r}, expected {' or '.join(known)}; a published folder (internvl_chat) loads with "
