@@ -22,16 +22,21 @@ from transformers import (
 
 from minimonkey.checkpoints.family import Family
 from minimonkey.checkpoints.internvl import InternVLChatFolder
+from minimonkey.checkpoints.monkey import MonkeyFolder
 from minimonkey.checkpoints.tinygptv import TinyGPTVFolder
 from minimonkey.errors import CheckpointError
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
+from minimonkey.models.monkey.configuration import MonkeyConfig
+from minimonkey.models.monkey.modeling import MonkeyForConditionalGeneration, MonkeyModel
 from minimonkey.models.tinygptv.backbone import TinyGPTVModel
 from minimonkey.models.tinygptv.configuration import TinyGPTVConfig
 from minimonkey.models.tinygptv.modeling import TinyGPTVForConditionalGeneration
+from minimonkey.processing.monkey import MonkeyProcessor, MonkeyTokenizer
 from minimonkey.processing.tinygptv import TinyGPTVImageProcessor, TinyGPTVProcessor
 from minimonkey.processing.tokenizers import LlamaSentencePieceTokenizer, SentencePieceTokenizer
+from minimonkey.processing.windows import MonkeyImageProcessor
 
 Layout = Literal["native", "stock", "published"]
 STOCK = InternVLConfig.model_type
@@ -44,6 +49,15 @@ FAMILIES: dict[str, Family] = {
         network=MiniMonkeyForConditionalGeneration,
         published=InternVLChatFolder,
         tokenizers=(SentencePieceTokenizer, LlamaSentencePieceTokenizer),
+    ),
+    "monkey": Family(
+        config=MonkeyConfig,
+        backbone=MonkeyModel,
+        network=MonkeyForConditionalGeneration,
+        published=MonkeyFolder,
+        image_processor=MonkeyImageProcessor,
+        processor=MonkeyProcessor,
+        tokenizers=(MonkeyTokenizer,),
     ),
     "tinygptv": Family(
         config=TinyGPTVConfig,

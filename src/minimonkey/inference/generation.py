@@ -95,6 +95,10 @@ class GenerationRequest:
             vocabulary=model.config.text_config.vocab_size,
             device=model.device.type,
         )
+        more = sorted({token for prompt in prompts for token in processor.stop_tokens(prompt.ids)})
+        if more and "eos_token_id" not in generation:
+            own = settings["eos_token_id"]
+            settings["eos_token_id"] = [*(own if isinstance(own, list) else [own]), *more]
         max_new_tokens = new_tokens(max_new_tokens)
         context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
         wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS

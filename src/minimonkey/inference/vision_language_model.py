@@ -34,7 +34,7 @@ from minimonkey.memory import enough_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.models.strict_loading import SMALLER, check_settings
 from minimonkey.processing.processor import MiniMonkeyProcessor
-from minimonkey.pyramid import PyramidSpec, Size
+from minimonkey.pyramid import LEVEL_NAMES, PyramidSpec, Size
 
 Compression = CompressionSpec | dict | Literal["as loaded"] | None
 """A compression for one call: its settings, None for none, "as loaded" for the model's own."""
@@ -347,9 +347,11 @@ class VisionLanguageModel:
             with enough_memory("preparing pictures", ASK_LESS):
                 pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
-            inputs |= {"level_tiles": torch.tensor([pyramid.level_tiles for pyramid in pyramids]), "level_order": spec.order}
+            inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
         if selection is not None:
             inputs["compression"] = selection
+        if selection is not None or spec.order != LEVEL_NAMES:
+            inputs["level_order"] = spec.order
         return inputs
 
 

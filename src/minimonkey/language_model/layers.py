@@ -104,6 +104,10 @@ def queries_and_keys(text: nn.Module, hidden: torch.Tensor, index: int, turned: 
     layer = text.layers[index]
     attention, device = layer.self_attn, layer.input_layernorm.weight.device  # another than before if layers are spread out
     hidden = layer.input_layernorm(hidden.to(device))
+    if hasattr(attention, "queries_and_keys"):  # a layer of ours
+        moved = [part.to(device) for part in turned]
+        make: Any = getattr(turned, "_make", tuple)  # which may be more than cosines and sines, by name
+        return attention.queries_and_keys(hidden, make(moved))
     if hasattr(attention, "qkv_proj"):  # Phi-3: queries, keys and values in one matrix
         query_width = text.config.num_attention_heads * attention.head_dim
         key_width = text.config.num_key_value_heads * attention.head_dim

@@ -92,7 +92,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """The text of one prompt, ready for `processor(images, text)`: history, question and the opening of the answer.
 
         `pictures` fill the `<image>` marks of the history's questions first, then those of the question. A question without marks
-        gets one and a newline before it for each picture that is left. Other special strings are plain text, `MARKUP` excepted.
+        gets one before it for each picture that is left (`placed`). Other special strings are plain text, `MARKUP` excepted.
 
         Args:
             question: what is asked; text, as all that follows, or an object with a `text`, such as an Answer.
@@ -108,7 +108,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         system, turns = turns_of(history, system)
         open_pictures = pictures - sum(asked.count(IMAGE_MARK) for asked, _ in turns)
         if open_pictures > 0 and IMAGE_MARK not in question:
-            question = f"{IMAGE_MARK}\n" * open_pictures + question
+            question = self.placed(question, open_pictures)
         if question.count(IMAGE_MARK) != open_pictures:
             marks = pictures - open_pictures + question.count(IMAGE_MARK)
             raise PromptError(f"{marks} {IMAGE_MARK} marks for {pictures} pictures: give each picture a mark, or write none")
@@ -117,6 +117,14 @@ class MiniMonkeyProcessor(ProcessorMixin):
             messages += [_message("user", self._with_pictures(asked)), _message("assistant", self.plain_text(answer))]
         messages.append(_message("user", self._with_pictures(question)))
         return self.apply_chat_template(messages, add_generation_prompt=True)
+
+    def placed(self, question: str, pictures: int) -> str:
+        """A question without marks, with marks for so many pictures (1 or more) where the family has them."""
+        return f"{IMAGE_MARK}\n" * pictures + question
+
+    def stop_tokens(self, ids: Sequence[int]) -> list[int]:
+        """Tokens that end an answer to the prompt of these ids, besides those that the model's settings name."""
+        return []
 
     def plain_text(self, text: str) -> str:
         """The same text with every special string in it broken, so that it is encoded as what it looks like.

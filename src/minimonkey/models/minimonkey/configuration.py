@@ -18,9 +18,8 @@ class MiniMonkeyConfig(InternVLConfig):
     """InternVLConfig with one more field, saved in config.json. The longest prompt stands in its text_config."""
 
     model_type = "minimonkey"
-
-    kinds: ClassVar[tuple[str, ...]] = ("minimonkey", InternVLConfig.model_type)
-    """Kinds of config.json that are read."""
+    also_reads: ClassVar[tuple[str, ...]] = (InternVLConfig.model_type,)
+    """Further kinds of settings that mean the same."""
 
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
@@ -56,11 +55,11 @@ class MiniMonkeyConfig(InternVLConfig):
         settings, unused = super().get_config_dict(source, **kwargs)
         if not settings:
             raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")
-        kind = settings.get("model_type")
-        if kind not in cls.kinds:
+        kind, known = settings.get("model_type"), (cls.model_type, *cls.also_reads)
+        if kind not in known:
             raise CheckpointError(
-                f"{source}: model_type is {kind!r}, expected {' or '.join(cls.kinds)}; a published folder (internvl_chat) loads "
-                "with minimonkey.load(), or once `minimonkey convert` has written it anew"
+                f"{source}: model_type is {kind!r}, expected {' or '.join(known)}; a published folder (internvl_chat) loads with "
+                "minimonkey.load(), or once `minimonkey convert` has written it anew"
             )
         return settings, unused
 

@@ -43,7 +43,7 @@ class TinyGPTVConfig(MiniMonkeyConfig):
     """
 
     model_type = "tinygptv"
-    kinds: ClassVar[tuple[str, ...]] = ("tinygptv",)
+    also_reads: ClassVar[tuple[str, ...]] = ()
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="blip_2_vision_model"),
         "qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
