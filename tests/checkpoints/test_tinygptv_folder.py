@@ -168,7 +168,7 @@ def test_the_command_line(golden, capsys):
     words = [str(folder / "images" / "scene_c.png"), "[vqa] what is running?", "--max-new-tokens", "2", "-q"]
     with pytest.raises(SystemExit) as left:
         main(["ask", "-m", str(folder / "checkpoint"), "--vision-heads", "3", *words])
-    assert left.value.code == 0 and capsys.readouterr().out.strip()
+    assert left.value.code in (0, None) and capsys.readouterr().out.strip()
     with pytest.raises(SystemExit) as left:
         main(["ask", "-m", str(folder / "checkpoint"), *words])
     assert left.value.code == 2 and "--vision-heads" in capsys.readouterr().err

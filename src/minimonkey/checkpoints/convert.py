@@ -88,6 +88,8 @@ def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"
 
 def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> None:
     small = _as_published(folder)
+    if not folder.family.published.kept_files:
+        raise UsageError(f"{folder.path}: models of this family aren't written as they were published; convert it to native")
     if not (small / "config.json").is_file():
         raise CheckpointError(
             f"{folder.path}: nothing in it says how it was published; only native folders made from published ones can go back"
