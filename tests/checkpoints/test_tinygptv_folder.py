@@ -202,6 +202,11 @@ def test_a_source_that_isnt_there(folder, name):
         find_folder(folder)
 
 
+def test_the_engine_is_torch(golden):
+    with pytest.raises(UsageError, match="engine='openvino' reads with .*; this language model is tinygptv_text: leave engine out"):
+        minimonkey.load(golden / "tinygptv" / "checkpoint", vision_heads=3, engine="openvino")
+
+
 def test_heads_that_no_file_says(folder):
     with pytest.raises(CheckpointError, match="48 wide, and how many attention heads it has is in no file: say vision_heads="):
         minimonkey.load(folder)

@@ -7,14 +7,13 @@ Sources: arXiv 2312.16862, section 3; `minigpt4.py`, `minigpt_v2.py` and `modeli
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, Blip2QFormerConfig, PhiConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, Blip2QFormerConfig, Blip2VisionConfig, CLIPVisionConfig, PhiConfig, PreTrainedConfig
 
 from minimonkey.errors import CheckpointError
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.pyramid import PyramidSpec
 
-TOWERS = ("blip_2_vision_model", "clip_vision_model")
+TOWERS: dict[str, type[PreTrainedConfig]] = {"blip_2_vision_model": Blip2VisionConfig, "clip_vision_model": CLIPVisionConfig}
 """Vision encoders by their names in transformers: EVA ViT-g as BLIP-2 has it, or CLIP's, which the paper's abstract names."""
 
 
@@ -44,11 +43,7 @@ class TinyGPTVConfig(MiniMonkeyConfig):
 
     model_type = "tinygptv"
     also_reads: ClassVar[tuple[str, ...]] = ()
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="blip_2_vision_model"),
-        "qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
-        "text_config": SubConfigSpec(config_class=TinyGPTVTextConfig),
-    }
+    sub_configs = {"vision_config": AutoConfig, "qformer_config": Blip2QFormerConfig, "text_config": TinyGPTVTextConfig}
 
     vision_config: Any = None
     """Of `TOWERS`. Its `image_size` is that of the table of positions, which is resized for larger pictures."""
@@ -74,7 +69,15 @@ class TinyGPTVConfig(MiniMonkeyConfig):
         return self.image_seq_length
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        if self.vision_config.model_type not in TOWERS:
-            raise CheckpointError(f"vision_config.model_type is {self.vision_config.model_type!r}; expected {' or '.join(TOWERS)}")
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            settings = self.vision_config or {}
+            kind = settings.get("model_type", "blip_2_vision_model")
+            if kind not in TOWERS:
+                raise CheckpointError(f"vision_config.model_type is {kind!r}; expected {' or '.join(TOWERS)}")
+            self.vision_config = TOWERS[kind](**settings)
+        if not isinstance(self.qformer_config, PreTrainedConfig):
+            self.qformer_config = Blip2QFormerConfig(**(self.qformer_config or {}))
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = TinyGPTVTextConfig(**(self.text_config or {}))
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        super().__post_init__(**kwargs)
