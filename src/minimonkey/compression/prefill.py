@@ -143,7 +143,7 @@ def _inside(
         layer.keys, layer.values = (
             _rows(tensor.transpose(1, 2), shortened.index).transpose(1, 2) for tensor in (layer.keys, layer.values)
         )
-    hidden, turned = _rows(hidden, shortened.index), (_rows(turned[0], shortened.index), _rows(turned[1], shortened.index))
+    hidden, turned = _rows(hidden, shortened.index), tuple(_rows(part, shortened.index) for part in turned)
     rest = range(ASKED_LAYER + 1, len(text.layers))
     hidden = walk(text, hidden, rest, turned=turned, mask=shortened.mask, cache=cache)
     return PrefilledPrompt(
@@ -171,7 +171,7 @@ def _ask(
     selections = []
     for level in levels:
         place = (level.row, level.queries)
-        turns = turned[0][place][None], turned[1][place][None]
+        turns = tuple(part[place][None] for part in turned)
         queries, _ = queries_and_keys(text, hidden[place][None], ASKED_LAYER, turns)
         padding = int(mask[level.row].long().argmax())  # sliced off rather than masked: sums are those of the row alone
         scores = selectors.attention_to(
