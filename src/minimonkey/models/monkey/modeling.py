@@ -63,9 +63,9 @@ class MonkeyModel(MiniMonkeyModel):
         self.multi_modal_projector.projection.requires_grad_(False)
 
     def encode_tiles(
-        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, class_attention: bool = False, **kwargs: Any
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, cls_attention: bool = False, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        if class_attention:
+        if cls_attention:
             raise UsageError("visionzip watches the encoder's class token, and Monkey's has none: choose another selector")
         layer = kwargs.get("vision_feature_layer") or self.config.vision_feature_layer
         states = bool(kwargs.get("output_hidden_states")) or layer != -1
