@@ -58,7 +58,7 @@ def parameters(function) -> list[str]:
 def test_signatures():
     load = inspect.signature(minimonkey.load).parameters
     placement = ["device", "dtype", "pyramid", "compression", "quantize", "device_map", "engine"]
-    assert list(load) == ["model", *placement, "revision", "token", "attn_implementation"]
+    assert list(load) == ["model", *placement, "revision", "token", "attn_implementation", "vision_heads"]
     assert all(parameter.default is None for parameter in load.values())
     ask = ["self", "pictures", "question", "system", "history", "pyramid", "compression", "max_new_tokens", "generation"]
     assert parameters(minimonkey.VisionLanguageModel.ask) == ask
@@ -70,7 +70,7 @@ def test_signatures():
     assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
     assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]
     assert parameters(OpenPicture.stream) == ["self", "question", "settings"]
-    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "kept"]
+    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "selections"]
     assert parameters(minimonkey.Answer) == answer
 
 

@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.checkpoints.folder import find_folder
+from minimonkey.cli.inspect import report
 from minimonkey.cli.main import main
 from minimonkey.documents import load_picture
 from minimonkey.errors import CheckpointError, UsageError
+from minimonkey.evaluation.flops import Shape
+from minimonkey.pyramid import Size
 
 STAGE, TOWER, QFORMER = "TinyGPT-V_for_Stage4.pth", "eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth"
 
@@ -149,6 +152,8 @@ def test_a_converted_folder_needs_none_of_them(golden, tmp_path, recorded_logits
     assert vlm.model.generation_config.eos_token_id == [426, 257]
     ours, theirs = (dict(one.model.named_parameters()) for one in (vlm, recorded_tinygptv))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    lines = report(vlm.processor.image_processor.spec.plan(Size(30, 40)), Shape.of("it", vlm.model.config)).splitlines()
+    assert lines[-2].startswith("32 image tokens, 32 a tile") and lines[-1].startswith("estimated cost on it: 8")
     again = tmp_path / "again"
     convert(native, again, to="native")
     assert (again / "model.safetensors").read_bytes() == (native / "model.safetensors").read_bytes()

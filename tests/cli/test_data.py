@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from minimonkey.cli import data
-from minimonkey.cli.data import TEXTS, Kind
+from minimonkey.cli.data import synthetic
+from minimonkey.cli.data.synthetic import TEXTS, Kind
 from minimonkey.synthetic import document
 from minimonkey.synthetic.material import choice as material
 from minimonkey.synthetic.rendering import lines
@@ -56,7 +56,7 @@ def test_a_sheet_that_is_too_large_is_one_line(run, small, tmp_path, monkeypatch
     result = run(*words, str(tmp_path / "a.png"), "--count", "201")
     assert result.code == 2
     assert result.err == "minimonkey: --count is 201: a sheet holds 200 documents at most; see others with --seed\n"
-    monkeypatch.setitem(data.TALLEST, ".webp", 100)
+    monkeypatch.setitem(synthetic.TALLEST, ".webp", 100)
     result = run(*words, str(tmp_path / "a.webp"), "--count", "1")
     assert result.code == 2 and not list(tmp_path.iterdir())
     assert "pixels high, .webp holds 100; try a.png or a lower --count" in result.err and result.err.count("\n") == 1
@@ -73,3 +73,46 @@ def test_packages_are_named_as_apt_takes_them(run):
     result = run("data", "packages")
     assert (result.code, result.err) == (0, "")
     assert result.out == " ".join(material.packages()) + "\n"
+
+
+def test_rows_from_drawing_to_looking(run, tmp_path):
+    """synthetic --out, check, stats, show, convert."""
+    folder = tmp_path / "documents"
+    result = run("data", "synthetic", "--count", "2", "--kind", "form", "--out", str(folder))
+    assert (result.code, result.out.splitlines()[0].split(":")[0]) == (0, f"wrote {folder / 'rows.jsonl'}")
+    file, images = str(folder / "rows.jsonl"), ("--images", str(folder / "images"))
+    result = run("data", "check", file, *images, "--max-tokens", "8000")
+    assert (result.code, result.out) == (0, "2 rows are fit to train on, 0 are not; 2 pictures and videos were read\n")
+    result = run("data", "stats", file, *images, "--out", str(tmp_path / "stats.png"))
+    assert result.code == 0
+    assert result.out.startswith("2 rows\n\ntokens a row: ")
+    assert (tmp_path / "stats.png").stat().st_size > 1000
+    result = run("data", "show", file, "2", *images, "-o", str(tmp_path / "row.png"))
+    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'row.png'}\n")
+    result = run("data", "show", file, "3", *images, "-o", str(tmp_path / "row.png"))
+    assert (result.code, result.err) == (2, f"minimonkey: {file} has fewer than 3 rows\n")
+    result = run("data", "convert", file, str(tmp_path / "rows.json"), *images, "--form", "messages")
+    assert (result.code, result.out) == (0, f"wrote {tmp_path / 'rows.json'}: 2 rows\n")
+
+
+def test_check_reports_all_and_exits_with_2(run, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{broken\n{"conversations": [{"from": "human", "value": "Q"}]}\n')
+    result = run("data", "check", str(file))
+    assert result.code == 2
+    assert "1 row: no JSON" in result.out
+    assert "1 row: no answer" in result.out
+    assert "0 rows are fit to train on, 2 are not" in result.out
+
+
+def test_synthetic_wants_one_place_to_write_to(run, tmp_path):
+    result = run("data", "synthetic", "--count", "2")
+    assert (result.code, "name where the samples go" in result.err) == (2, True)
+    result = run("data", "synthetic", "--kind", "line", "--out", str(tmp_path / "a"))
+    assert (result.code, "try --kind document" in result.err) == (2, True)
+
+
+def test_check_of_a_mixture_says_what_is_missing(run):
+    result = run("data", "check", "recipes/data/mini-monkey.yaml")
+    assert result.code == 2
+    assert "OpenGVLab/InternVL-Chat-V1-2-SFT-Data" in result.out

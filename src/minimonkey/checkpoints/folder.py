@@ -64,9 +64,14 @@ class ModelFolder:
         return self.family.published(self.path, self.settings, self.name)
 
     def config(self, layout: Literal["native", "stock"]) -> InternVLConfig:
-        """The settings as the configuration of a layout, whichever this folder has.
+        """The folder's settings as the configuration of a layout, whichever the folder has.
 
-        Raises CheckpointError for a wrong value, UsageError where transformers has no class for the family.
+        Args:
+            layout: "native" for the family's configuration, "stock" for InternVLConfig.
+
+        Raises:
+            CheckpointError: a wrong value; the message names the file.
+            UsageError: transformers has no class for the family.
         """
         try:
             if self.layout == "published":

@@ -41,8 +41,8 @@ class Answer:
     """Seconds from the call until the inputs were ready ("prepare"), the first token out ("first_token") and the last ("total")."""
     pyramids: list[Pyramid]
     """How each picture was cut."""
-    kept: tuple[Selection, ...] = field(default=(), compare=False)
-    """What compression kept of each picture that has a detail level; `picture` is its place in `pyramids`. Empty without any."""
+    selections: tuple[Selection, ...] = field(default=(), compare=False)
+    """What compression kept of each picture with a detail level; `picture` is its place in `pyramids`. Empty without any."""
 
     def __str__(self) -> str:
         return self.text
@@ -67,7 +67,15 @@ def boxes_of(text: str, source: Size, notation: BoxNotation = INTERNVL) -> list[
 
 
 def labels_of(text: str, notation: BoxNotation = INTERNVL) -> list[str]:
-    """For each box of `boxes_of`, in the same order, the label right before it, such as `<ref>`, or ""."""
+    """The labels of the boxes that a text names.
+
+    Args:
+        text: an answer with its marks, as for `boxes_of`.
+        notation: how the model writes boxes; `processor.box_notation`.
+
+    Returns:
+        For each box of `boxes_of`, in the same order, the label right before it, such as the text of a `<ref>`, or "".
+    """
     return [label for label, _ in _places(text, notation)]
 
 

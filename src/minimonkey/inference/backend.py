@@ -28,18 +28,18 @@ class TorchBackend:
         self.network = network
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False, **levels: Any) -> BaseModelOutputWithPooling:
+    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False, **levels: Any) -> BaseModelOutputWithPooling:
         """Run the vision encoder and the projector.
 
         Args:
             tiles: pixel values, float32 [T, 3, S, S], on any device.
-            class_attention: also return where the class token looks in the encoder's last layer.
+            cls_attention: also return the class token's attention in the encoder's last layer.
             levels: `level_tiles` and `level_order` of the pictures, as in the network's `get_image_features`.
 
         Returns:
             An output with `pooler_output` [T, N, D] and, if asked for, `attentions`, a tuple of one float32 [T, M].
         """
-        how = {"class_attention": class_attention, "keep_last_hidden_state": False}
+        how = {"cls_attention": cls_attention, "keep_last_hidden_state": False}
         return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how, **levels)
 
     @torch.no_grad()
@@ -76,9 +76,9 @@ class TorchBackend:
         """The inputs with encoded tiles in place of pixel values."""
         if "pixel_values" not in inputs:
             return inputs
-        by_class = "compression" in inputs and inputs["compression"].selector == "visionzip"
+        needs_cls_attention = "compression" in inputs and inputs["compression"].needs_cls_attention
         levels = {name: inputs[name] for name in LEVELS if name in inputs}
-        encoded = self.encode(inputs["pixel_values"], class_attention=by_class, **levels)
+        encoded = self.encode(inputs["pixel_values"], cls_attention=needs_cls_attention, **levels)
         return {name: value for name, value in inputs.items() if name != "pixel_values"} | {
             "mm_encoder_outputs": {"image": encoded}
         }

@@ -28,27 +28,27 @@ _PARTS = re.compile(
 class MonkeyTokenizer(TokenizersBackend):
     """Qwen's tokenizer, which takes the name of a picture's file too.
 
-    `image_tokens` is how many ids stand for a picture: 1280 as published, for four windows and the global view.
+    `image_tokens` is how many ids stand for a picture: 1280 as published, for four windows and the global view. (An `__init__` of
+    our own would keep transformers from taking a saved tokenizer.json as it is.)
     """
 
-    def __init__(self, *args: Any, image_tokens: int = 1280, **kwargs: Any) -> None:
-        super().__init__(*args, image_tokens=image_tokens, **kwargs)
-        self.image_tokens = image_tokens
-        self.start_id, self.end_id, self.pad_id = self.convert_tokens_to_ids([START, END, PAD])
+    @property
+    def image_tokens(self) -> int:
+        return self.init_kwargs.get("image_tokens", 1280)
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
         texts = [text] if isinstance(text, str) else text
-        if text_pair is not None or not texts or not all(isinstance(one, str) and _NAMED.search(one) is not None for one in texts):
-            if not any(isinstance(one, str) and _NAMED.search(one) for one in texts or ()):
-                return super()._encode_plus(text, text_pair, **kwargs)
-            if text_pair is not None:
-                raise PromptError("a pair of texts with pictures in it: give one text")
+        if not any(isinstance(one, str) and _NAMED.search(one) for one in texts):
+            return super()._encode_plus(text, text_pair, **kwargs)
+        if text_pair is not None:
+            raise PromptError("a pair of texts with pictures by name: give one text")
         names = [self._names(one) for one in texts]
         filled = [_NAMED.sub(f"{START}{PAD * self.image_tokens}{END}", one) for one in texts]
         encoded = super()._encode_plus(filled[0] if isinstance(text, str) else filled, **kwargs)
+        start = self.convert_tokens_to_ids(START)
         batched = not isinstance(text, str) or kwargs.get("return_tensors") is not None
         for row, pictures in zip(encoded["input_ids"] if batched else [encoded["input_ids"]], names, strict=True):
-            begins = [place for place, token in enumerate(row) if int(token) == self.start_id]
+            begins = [place for place, token in enumerate(row) if int(token) == start]
             for begin, name in zip(begins, pictures, strict=False):  # truncation may have taken some away
                 for place, byte in enumerate(name[: len(row) - begin - 1], begin + 1):
                     row[place] = byte
@@ -66,10 +66,10 @@ class MonkeyTokenizer(TokenizersBackend):
 
     def _decode(self, token_ids: int | list[int], skip_special_tokens: bool = False, **kwargs: Any) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        parts: list[str] = []
-        while self.start_id in ids and self.end_id in ids[ids.index(self.start_id) :]:
-            begin = ids.index(self.start_id)
-            end = ids.index(self.end_id, begin)
+        (start, stop), parts = self.convert_tokens_to_ids([START, END]), list[str]()
+        while start in ids and stop in ids[ids.index(start) :]:
+            begin = ids.index(start)
+            end = ids.index(stop, begin)
             name = bytes(token for token in ids[begin + 1 : end] if token < 256).decode(errors="replace")
             pads = "" if skip_special_tokens or name else PAD * (end - begin - 1)
             marked = name if skip_special_tokens else f"{START}{name}{pads}{END}"

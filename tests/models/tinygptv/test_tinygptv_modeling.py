@@ -95,9 +95,12 @@ def test_cached_steps_equal_whole_reading():
     assert said[0, 6:].tolist() == whole.tolist()
 
 
-def test_compression_is_refused():
-    with pytest.raises(UsageError, match="TinyGPT-V's 32 image tokens have none"):
-        make()(**{name: value for name, value in inputs().items() if name != "labels"}, compression=CompressionSpec("uniform"))
+def test_compression_of_tiles_is_refused():
+    """Of one tile there is nothing to compress, as in any model."""
+    network, ids, spec = make(), inputs()["input_ids"], CompressionSpec("uniform")
+    assert network.model.compress(spec, ids, level_tiles=torch.tensor([[0, 0, 1]]), pixel_values=inputs()["pixel_values"]) is None
+    with pytest.raises(UsageError, match="TinyGPT-V's 32 image tokens a tile have none"):
+        network.model.compress(spec, ids, level_tiles=torch.tensor([[2, 0, 1]]))
 
 
 def test_half_precision_norms_are_computed_in_float32():

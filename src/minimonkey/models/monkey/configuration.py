@@ -93,12 +93,11 @@ class MonkeyConfig(MiniMonkeyConfig):
         return self.vision_config.queries
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As that of `MiniMonkeyConfig`. Raises CheckpointError for a published folder, whose model_type is the same."""
-        settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if "visual" in settings:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers. Raises CheckpointError for settings as Monkey was published with, whose model_type is the same."""
+        if "visual" in config_dict:
             raise CheckpointError(
-                f"{pretrained_model_name_or_path}: a folder as Monkey was published; it loads with minimonkey.load(), or once "
-                "`minimonkey convert` has written it anew"
+                "these are the settings of a folder as Monkey was published; it loads with minimonkey.load(), or once `minimonkey "
+                "convert` has written it anew"
             )
-        return settings, unused
+        return super().from_dict(config_dict, **kwargs)

@@ -75,13 +75,18 @@ class MonkeyRotary(RowRotary):
 class MonkeyAttention(Qwen2Attention):
     """Qwen2's attention with queries that look harder the farther back they stand."""
 
-    def queries_and_keys(self, hidden: torch.Tensor, turned: Turned) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries and keys [B, H, L, C] of what goes into the attention, [B, L, D], turned by their positions."""
-        queries = self._heads(self.q_proj(hidden) * turned.reach)
-        return apply_rotary_pos_emb(queries, self._heads(self.k_proj(hidden)), turned.cosines, turned.sines)
+    def queries_and_keys(self, hidden: torch.Tensor, turned: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries and keys [B, H, L, C] of what goes into the attention, [B, L, D], turned by their positions as `Turned` says."""
+        cosines, sines, reach = turned
+        queries = self._heads(self.q_proj(hidden) * reach)
+        return apply_rotary_pos_emb(queries, self._heads(self.k_proj(hidden)), cosines, sines)
 
     def forward(
-        self, hidden_states: torch.Tensor, position_embeddings: Turned, attention_mask: torch.Tensor | None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, ...],
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As in transformers; `kwargs` are the cache and what the implementation of the attention takes."""
         cache = kwargs.pop(CACHE, None)

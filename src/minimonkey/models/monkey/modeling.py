@@ -23,7 +23,7 @@ from minimonkey.models.minimonkey.vision_features import has_values
 from minimonkey.models.monkey.configuration import MonkeyConfig
 from minimonkey.models.monkey.language_model import MonkeyTextModel
 from minimonkey.models.monkey.resampler import MonkeyResampler
-from minimonkey.models.monkey.vision import MonkeyVisionModel
+from minimonkey.models.monkey.vision import MonkeyVisionModel, WindowAdapters
 from minimonkey.models.strict_loading import register_key_names
 from minimonkey.pyramid import LEVEL_NAMES, LevelName
 
@@ -51,10 +51,21 @@ class MonkeyModel(MiniMonkeyModel):
                 init.normal_(table, std=self.config.text_config.initializer_range)
             init.normal_(module.projection, std=module.projection.shape[0] ** -0.5)
 
+    def freeze_as_published(self) -> None:
+        """Leave for training what the published script trains: the language model, the adapters of the windows, and the resampler
+        with its positions, but not its last norm and projection."""
+        for module in (self.vision_tower, self.multi_modal_projector):
+            module.requires_grad_(False)
+        for adapters in (module for module in self.vision_tower.modules() if isinstance(module, WindowAdapters)):
+            adapters.requires_grad_()
+        self.multi_modal_projector.requires_grad_()
+        self.multi_modal_projector.post_norm.requires_grad_(False)
+        self.multi_modal_projector.projection.requires_grad_(False)
+
     def encode_tiles(
-        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, class_attention: bool = False, **kwargs: Any
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, cls_attention: bool = False, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        if class_attention:
+        if cls_attention:
             raise UsageError("visionzip watches the encoder's class token, and Monkey's has none: choose another selector")
         layer = kwargs.get("vision_feature_layer") or self.config.vision_feature_layer
         states = bool(kwargs.get("output_hidden_states")) or layer != -1

@@ -15,6 +15,8 @@ from transformers import Blip2QFormerModel, Blip2VisionModel, CLIPVisionModel, I
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from minimonkey.compression.compressed_prompt import CompressedPrompt
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
@@ -84,20 +86,20 @@ class TinyGPTVModel(MiniMonkeyModel):
         return self
 
     def encode_tiles(
-        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, class_attention: bool = False, **kwargs: Any
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, cls_attention: bool = False, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Tiles through encoder, Q-Former and projections, all at once.
 
         Args:
             pixel_values: float [T, 3, S, S]; the table of positions is resized to any S.
             kinds: all tiles are alike.
-            class_attention: not here; UsageError.
+            cls_attention: not here; UsageError.
             kwargs: `output_hidden_states` and `output_attentions` of the encoder; other arguments of transformers change nothing.
 
         Returns:
             An output with `pooler_output` [T, Q, D] and `last_hidden_state` [T, 1 + M, W], behind the encoder's norm.
         """
-        if class_attention:
+        if cls_attention:
             raise UsageError("visionzip watches InternVL's encoder, and this model's is another: use another selector")
         asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name) is not None}
         pixel_values = pixel_values.to(self.vision_layernorm.weight.dtype)
@@ -108,6 +110,17 @@ class TinyGPTVModel(MiniMonkeyModel):
         output.pooler_output = self.multi_modal_projector(answers.last_hidden_state)
         return output
 
-    def compress(self, spec: Any, *args: Any, **kwargs: Any) -> None:
-        """Raises UsageError: queries of the Q-Former are of the whole tile, so that no image token belongs to a place."""
-        raise UsageError("compression chooses places of a picture, and TinyGPT-V's 32 image tokens have none: leave it out")
+    def compress(
+        self, spec: CompressionSpec, input_ids: torch.LongTensor | None, *args: Any, **prompt: Any
+    ) -> CompressedPrompt | None:
+        """As in Mini-Monkey's, of pictures of one tile: None, as they have no detail tokens.
+
+        Raises:
+            UsageError: there are detail tiles. Queries of the Q-Former are of a whole tile: no image token belongs to a place.
+        """
+        level_tiles = prompt.get("level_tiles")
+        if level_tiles is not None and bool(level_tiles[:, 0].any()):
+            raise UsageError(
+                "compression chooses places of a picture, and TinyGPT-V's 32 image tokens a tile have none: leave it out"
+            )
+        return super().compress(spec, input_ids, *args, **prompt)

@@ -25,6 +25,9 @@ class TinyGPTVTextConfig(PhiConfig):
     base_config_key = "text_config"
     base_model_tp_plan = None  # Phi's is about three matrices, which are one here
 
+    gated_mlp: ClassVar[bool] = False
+    """Two matrices, where Llama's have three."""
+
     qk_layernorm: bool = True
     lora_rank: int = 0
     """Rank of the low-rank updates of `query_key_value` and `dense`, as they were trained; 0 for none. 64 as published."""

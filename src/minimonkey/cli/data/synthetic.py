@@ -1,4 +1,4 @@
-"""`minimonkey data ...`: look at training data. Its making is the business of minimonkey.synthetic."""
+"""`minimonkey data synthetic` and `packages`: rendered text. Its making is the business of minimonkey.synthetic."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from minimonkey.synthetic.document import Document
     from minimonkey.synthetic.material.typefaces import Split
     from minimonkey.synthetic.rendering.lines import Kind as TextKind
-
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
 class Kind(StrEnum):
@@ -46,32 +44,39 @@ class Kind(StrEnum):
 
 TEXTS = (Kind.LINE, Kind.LONG_LINE, Kind.REGION, Kind.TILE)
 """Kinds that are mere text, without questions."""
+MOST_TEXTS = 1000
+"""Of mere text on a sheet."""
 MOST_DOCUMENTS = 200
 """Of documents on a sheet: more make a picture that few programs open."""
 TALLEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Rows of pixels that a format can hold."""
 
 
-@app.callback()
-def room() -> None:
-    """Look at training data."""
-
-
-@app.command(no_args_is_help=True)
 def synthetic(
-    contact_sheet: Annotated[Path, typer.Option("--contact-sheet", metavar="FILE", help="The picture to write.")],
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=1000, help="How many samples to draw.")] = 24,
+    contact_sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", metavar="FILE", help="Draw them all on this one picture.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write documents with their questions as training rows: DIR/rows.jsonl."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many samples to draw.")] = 24,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed draws the same samples.")] = 0,
     kind: Annotated[
-        Kind, typer.Option("--kind", help="Mere text (line, long_line, region, tile), any document, or one kind of them.")
-    ] = Kind.LINE,
+        Kind | None,
+        typer.Option(
+            "--kind",
+            help="Mere text (line, long_line, region, tile), any document, or one kind of them. "
+            "If not given: line for a sheet, document for rows.",
+        ),
+    ] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="Typefaces, words and layouts that training never sees.")] = False,
     dots: Annotated[bool, typer.Option("--dots", help="Mark the place of every character.")] = False,
     questions: Annotated[
         bool, typer.Option("--questions", help="Print each document's text, questions and answers as a line of JSON.")
     ] = False,
 ) -> None:
-    """Draw samples and their texts, or documents and questions about them, on one sheet.
+    """Draw samples and their texts, or documents and questions about them: on one sheet, or as training rows.
 
     Says how many typefaces there were to draw with. More are used where Debian's packages are installed: minimonkey data packages
     names them.
@@ -80,12 +85,22 @@ def synthetic(
     Examples:
       minimonkey data synthetic --contact-sheet lines.png --count 24 --seed 7
       minimonkey data synthetic --kind receipt --contact-sheet receipts.png --questions
+      minimonkey data synthetic --kind document --count 200 --out documents/
     """
+    if (contact_sheet is None) == (out is None):
+        raise UsageError("name where the samples go: --contact-sheet FILE for one picture, or --out DIR for training rows")
+    if out is not None:
+        write_rows(out, count, kind or Kind.DOCUMENT, seed, held_out)
+        return
+    assert contact_sheet is not None
+    kind = kind or Kind.LINE
     from minimonkey.synthetic.material.choice import summary
 
     split: Split = "held_out" if held_out else "train"
     head = summary(split)
     if kind in TEXTS:
+        if count > MOST_TEXTS:
+            raise UsageError(f"--count is {count}: a sheet holds {MOST_TEXTS} samples at most")
         if questions:
             raise UsageError(f"--questions is for documents, but --kind is {kind.value}; try --kind document")
         from minimonkey.synthetic.contact_sheet import contact_sheet as draw
@@ -107,7 +122,23 @@ def synthetic(
     save_sheet(document_sheet(documents(), dots=dots, head=head), contact_sheet, head, sys.stderr if questions else None)
 
 
-@app.command()
+def write_rows(out: Path, count: int, kind: Kind, seed: int, held_out: bool) -> None:
+    """`--out`: documents as training rows."""
+    from tqdm import tqdm
+
+    from minimonkey.data.rendered import write_documents
+    from minimonkey.synthetic.material.choice import summary
+
+    if kind in TEXTS:
+        raise UsageError(f"--out writes documents with questions, but --kind is {kind.value}; try --kind document")
+    split: Split = "held_out" if held_out else "train"
+    named = None if kind is Kind.DOCUMENT else kind.value
+    with tqdm(total=count, unit="document", disable=None) as bar:
+        asked = write_documents(out, count, kind=named, seed=seed, split=split, progress=lambda _: bar.update())
+    print(f"wrote {out / 'rows.jsonl'}: {count} documents in {out / 'images'}, {asked} questions")
+    print(summary(split))
+
+
 def packages() -> None:
     """Print the names of Debian's packages with typefaces, word lists and texts to draw with.
 
