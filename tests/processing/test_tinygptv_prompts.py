@@ -8,7 +8,7 @@ import pytest
 from minimonkey.documents import load_picture
 from minimonkey.errors import PromptError, PyramidError
 from minimonkey.inference.answer import boxes_of, labels_of
-from minimonkey.processing.tinygptv import TASKS, TinyGPTVProcessor, place_of
+from minimonkey.processing.tinygptv import BORDER, TASKS, TinyGPTVProcessor, place_of
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
 
@@ -60,7 +60,15 @@ def test_forms(golden, processor):
 
 def test_turns_of_the_evaluation_form(processor):
     prompt = processor.prompt("Why?", system="Be short.", history=[("What?", "a dog")])
-    assert prompt == "Be short.###Human: What?###Assistant: a dog###Human: Why?###Assistant: "
+    assert prompt.replace(BORDER, "") == "Be short.###Human: What?###Assistant: a dog###Human: Why?###Assistant: "
+
+
+def test_answers_are_encoded_by_themselves(processor):
+    """After a space that ends the question, as the model writes them; a border is in no id."""
+    ids = processor.encode_chat("Why?", history=[("What?", "a dog")])
+    first, answer = processor.encode_chat("What?"), processor.encode_answer("a dog")
+    assert ids[: len(first) + len(answer)] == first + answer
+    assert processor.tokenizer(f"a{BORDER}b").input_ids == processor.tokenizer("a").input_ids + processor.tokenizer("b").input_ids
 
 
 def test_an_unknown_form(processor):

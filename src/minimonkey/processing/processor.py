@@ -151,7 +151,11 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return self._special_strings().sub(rf"\g<0>{BREAK}", text)
 
     def _with_pictures(self, text: str) -> str:
-        return self.image_token.join(map(self.plain_text, text.split(IMAGE_MARK)))
+        return self.join_pictures(text.split(IMAGE_MARK))
+
+    def join_pictures(self, texts: Sequence[str]) -> str:
+        """A message with a picture between each two of its texts, which are plain text, ready for the chat template."""
+        return self.image_token.join(map(self.plain_text, texts))
 
     def _special_strings(self) -> re.Pattern:
         """The first character of each special string, overlapping ones included."""

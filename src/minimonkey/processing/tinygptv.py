@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -35,6 +36,10 @@ TASKS = ("[vqa]", "[caption]", "[refer]", "[identify]", "[grounding]", "[detecti
 """What a question of stage 4 may begin with, as plain text. Behind [identify] stands a place, as `place_of` writes it."""
 
 
+BORDER = "\ufdd2"
+"""Between a question and its answer, which are encoded apart: the tokenizer cuts text there and leaves it out. A noncharacter."""
+
+
 @dataclass(frozen=True)
 class Form:
     """How a conversation is written."""
@@ -47,6 +52,8 @@ class Form:
     """Before the first question, behind a system message."""
     system: str = ""
     """The system message where none is given."""
+    border: str = BORDER
+    """Before each answer that is there: in training they are encoded by themselves."""
     spaced: bool = False
     """Whether questions end with a space where there is a picture, as the datasets of stage 4 write them."""
     pictures_alone: bool = False
@@ -62,9 +69,10 @@ _TEMPLATE = Path(__file__).parent / "templates" / "tinygptv.jinja"
 _EVALUATION = Form(begin=END, question_start="Human: ", question_end=END, answer_start="Assistant: ")
 FORMS = {
     "evaluation": _EVALUATION,
-    "demo": Form(question_start="<s>[INST] ", answer_start=" [/INST]", answer_end=""),
+    "demo": Form(question_start="<s>[INST] ", answer_start=" [/INST]", answer_end="", border=""),
     "demo-224": dataclasses.replace(
         _EVALUATION,
+        border="",
         system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
         "Please answer my questions.",
     ),
@@ -129,11 +137,14 @@ class TinyGPTVProcessor(MiniMonkeyProcessor):
 
     @staticmethod
     def prepared(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """Phi-2's tokenizer with a token for pictures, and its only special token as that for padding too. In place."""
+        """Phi-2's tokenizer with a token for pictures, its only special token as that for padding too, and borders. In place."""
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        backend = tokenizer.backend_tokenizer
+        if len(backend.pre_tokenizer.pre_tokenize_str(f"a{BORDER}b")) > 2:
+            backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(BORDER, "removed"), backend.pre_tokenizer])
         tokenizer.clean_up_tokenization_spaces = False  # which its files ask for, and byte-level tokens don't bear
         return tokenizer
 
@@ -165,8 +176,20 @@ class TinyGPTVProcessor(MiniMonkeyProcessor):
             question = f"{IMAGE_MARK} {question}"
         return super().prompt(question, pictures=pictures, system=system, history=history)
 
-    def _with_pictures(self, text: str) -> str:
-        return PICTURE.join(map(self.plain_text, text.split(IMAGE_MARK)))
+    @property
+    def form(self) -> Form | None:
+        """The published form that prompts are written in; None if the chat template is another."""
+        return next((form for form in FORMS.values() if form.template == self.chat_template), None)
+
+    def join_pictures(self, texts: Sequence[str]) -> str:
+        """As in Mini-Monkey's; as the published data sets write it, a space stands behind a picture, in place of a line's end."""
+        if len(texts) == 1:
+            return self.plain_text(texts[0])
+        if self.form is not None and self.form.pictures_alone:
+            return IMAGE_TOKEN * (len(texts) - 1)
+        behind = (text.replace("\n", " ", 1) if text.startswith("\n") else text for text in texts[1:])
+        text = PICTURE.join(map(self.plain_text, (texts[0], *behind)))
+        return f"{text} " if self.form is not None and self.form.spaced else text
 
     def _placeholder(self, tiles: int) -> str:
         return self.image_token * (self.image_seq_length * tiles)
