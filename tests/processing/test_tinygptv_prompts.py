@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minimonkey.documents import load_picture
-from minimonkey.errors import PromptError, PyramidError
+from minimonkey.errors import PromptError, PyramidError, UsageError
 from minimonkey.inference.answer import boxes_of, labels_of
 from minimonkey.processing.tinygptv import BORDER, TASKS, TinyGPTVProcessor, place_of
 from minimonkey.pyramid import Box, PyramidSpec, Size
@@ -72,7 +72,7 @@ def test_answers_are_encoded_by_themselves(processor):
 
 
 def test_an_unknown_form(processor):
-    with pytest.raises(PromptError, match="'stage-5'; the nearest is 'stage-"):
+    with pytest.raises(UsageError, match="'stage-5'; the nearest is 'stage-"):
         processor.use_form("stage-5")
 
 

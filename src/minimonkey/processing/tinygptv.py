@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from minimonkey.errors import PromptError, PyramidError, unknown
+from minimonkey.errors import PromptError, PyramidError, UsageError, unknown
 from minimonkey.processing.box_notation import BRACES
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.processor import IMAGE_MARK, MiniMonkeyProcessor, _make_breakable
@@ -59,7 +60,7 @@ class Form:
     pictures_alone: bool = False
     """Whether pictures stand alone, without the question and what encloses them."""
 
-    @property
+    @cached_property
     def template(self) -> str:
         """The Jinja source of the form."""
         return f"{{%- set form = {json.dumps(dataclasses.asdict(self))} -%}}\n{_TEMPLATE.read_text(encoding='utf-8')}"
@@ -155,10 +156,10 @@ class TinyGPTVProcessor(MiniMonkeyProcessor):
             name: "evaluation", "demo", "demo-224", or "stage-1", "stage-3", "stage-4" as in training.
 
         Raises:
-            PromptError: there is no such form.
+            UsageError: there is no such form.
         """
         if name not in FORMS:
-            raise PromptError(unknown("TinyGPT-V has no form", name, FORMS))
+            raise UsageError(unknown("TinyGPT-V has no form", name, FORMS))
         self.chat_template = FORMS[name].template
         for known in ("_answer_start", "_turn_end"):
             self.__dict__.pop(known, None)
