@@ -104,3 +104,11 @@ def tiny_model(tiny_config):
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def recorded_tinygptv(golden):
+    """TinyGPT-V's recorded folder, loaded in float32; whoever changes it, changes it for all tests."""
+    import minimonkey
+
+    return minimonkey.load(golden / "tinygptv" / "checkpoint", vision_heads=3)

@@ -42,7 +42,7 @@ _MODULE_OF = {
     "VisionLanguageModel": "inference",
     "load": "inference",
     "load_picture": "documents",
-    "register": "models.registration",
+    "register": "checkpoints.families",
 }
 
 __all__ = [*_MODULE_OF]

@@ -456,6 +456,29 @@ def test_packing(module, monkeypatch, capsys):
         assert ours < plain
 
 
+def test_tinygptvs_shape(module):
+    """3.9 billion parameters, its updates included, most of them in Phi-2."""
+    from minimonkey.models.tinygptv.configuration import TinyGPTVConfig
+    from minimonkey.models.tinygptv.modeling import TinyGPTVForConditionalGeneration
+
+    with torch.device("meta"):
+        network = TinyGPTVForConditionalGeneration(TinyGPTVConfig(**module("tinygptv_memory").settings(1.0)))
+    counts = {name: parameter.numel() / 10**9 for name, parameter in network.named_parameters()}
+    assert sum(counts.values()) == pytest.approx(3.93, abs=0.02)
+    assert sum(count for name, count in counts.items() if "vision_tower" in name) == pytest.approx(0.986, abs=0.002)
+
+
+def test_tinygptvs_memory(module, tmp_path):
+    """A narrow model in full: what it takes is found, and told in one line."""
+    memory = module("tinygptv_memory")
+    memory.write_model(tmp_path, 0.05)
+    found = memory.measure(tmp_path, None)
+    assert sum(found["parts"].values()) == 2 * found["parameters"]
+    assert found["loading"] >= found["before"] and found["answering"] > 0
+    assert memory.report("int8", found) is True
+    assert memory.report("int8", found | {"answering": memory.BAR_BYTES + 1}) is False
+
+
 def test_make_runs_every_benchmark():
     planned = subprocess.run(["make", "--dry-run", "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = re.search(r"for name in (.*?);", planned)

@@ -142,7 +142,7 @@ def is_mini_monkey(model):
     """By its name, as nothing in these folders says so: then there is a warning, and else none."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        named = find_folder(model).pyramid.adaptive is not None
+        named = find_folder(model).published.pyramid.adaptive is not None
     assert [str(warning.message).partition(", its")[0] for warning in told] == (
         [f"{model}: pictures are cut as for Mini-Monkey because of this name alone"] if named else []
     )
@@ -150,8 +150,8 @@ def is_mini_monkey(model):
 
 
 def test_a_folder_whose_class_says_mini_monkey_needs_no_name_and_no_warning(copied):
-    assert find_folder(copied(MONKEY, "some-model")).pyramid.adaptive == (3, 7)
-    assert find_folder(copied(MONKEY, "minimonkey-too")).pyramid.adaptive == (3, 7)
+    assert find_folder(copied(MONKEY, "some-model")).published.pyramid.adaptive == (3, 7)
+    assert find_folder(copied(MONKEY, "minimonkey-too")).published.pyramid.adaptive == (3, 7)
 
 
 def test_a_name_is_warned_of_once(copied):

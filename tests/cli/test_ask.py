@@ -79,7 +79,7 @@ def test_several_pictures_and_none(run, folder, picture):
 
 
 def test_the_boxes_are_drawn_on_the_picture(run, folder, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr("minimonkey.inference.generation.boxes_of", lambda text, source: [Box(10, 10, source.width // 2, 40)])
+    monkeypatch.setattr("minimonkey.inference.generation.boxes_of", lambda text, source, _: [Box(10, 10, source.width // 2, 40)])
     out = tmp_path / "out.png"
     words = ("ask", "-m", folder, "--max-new-tokens", "2", picture, "What?", "--draw", str(out))
     result = run(*words, "--quiet")
@@ -147,7 +147,7 @@ def test_an_answer_without_boxes_is_not_drawn(run, folder, picture, tmp_path):
 
 
 def test_a_drawing_that_fails_after_the_answer_is_one_line(run, folder, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr("minimonkey.inference.generation.boxes_of", lambda text, source: [Box(1, 2, 3, 4)])
+    monkeypatch.setattr("minimonkey.inference.generation.boxes_of", lambda text, source, _: [Box(1, 2, 3, 4)])
     (tmp_path / "taken.png").mkdir()
     result = run("ask", "-m", folder, "--max-new-tokens", "2", picture, "What?", "--draw", str(tmp_path / "taken.png"))
     assert (result.code, result.err.count("\n")) == (2, 1)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 
 from minimonkey.checkpoints.folder import find_folder
-from minimonkey.checkpoints.load import _published_processor
 from minimonkey.checkpoints.published import chat_template
 from minimonkey.checkpoints.tokenizers import published_tokenizer
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -75,7 +74,7 @@ def settings_of(checkpoint: str, code: str) -> Iterator[Setting]:
 @lru_cache(maxsize=8)
 def processor(checkpoint: str) -> MiniMonkeyProcessor:
     if checkpoint != "phi3-tokenizer":
-        return _published_processor(find_folder(GOLDEN / checkpoint))
+        return find_folder(GOLDEN / checkpoint).published.processor()
     settings = {"llm_config": {"architectures": ["Phi3ForCausalLM"], "vocab_size": 1000}}
     tokenizer = published_tokenizer(GOLDEN / "training" / checkpoint, settings)
     tiles = MiniMonkeyImageProcessor(pyramid=PyramidSpec(tile_px=56))

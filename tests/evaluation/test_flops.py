@@ -1,9 +1,9 @@
 """The arithmetic of `inspect`, against figures known from elsewhere."""
 
 import pytest
-from transformers import InternVLConfig
 
 from minimonkey.evaluation.flops import SHAPES, Shape, readable_flops
+from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 
 
 def test_a_tile_of_internvit_300m():
@@ -27,7 +27,7 @@ def test_text_grows_faster_than_its_tokens():
 
 def test_shape_of_a_configuration():
     """The stock defaults with InternVL2-1B's sizes give the named shape."""
-    config = InternVLConfig(
+    config = MiniMonkeyConfig(
         vision_config={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "image_size": [448, 448]},
         text_config={
             "model_type": "qwen2",

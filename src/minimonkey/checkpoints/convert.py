@@ -14,22 +14,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from minimonkey.checkpoints.folder import Layout, ModelFolder, find_folder, read_json
+from minimonkey.checkpoints.families import Layout
+from minimonkey.checkpoints.files import read_json
+from minimonkey.checkpoints.folder import ModelFolder, find_folder
 from minimonkey.checkpoints.load import check_files, generation_settings, load_processor
-from minimonkey.checkpoints.published import PublishedSettings
 from minimonkey.checkpoints.rules import to_published
 from minimonkey.checkpoints.tensors import SHARD_BYTES, write_shards
 from minimonkey.errors import CheckpointError, UsageError
 from minimonkey.models.strict_loading import INDEX
 from minimonkey.processing.processor import MiniMonkeyProcessor
 
-ARCHITECTURES = {"native": "MiniMonkeyForConditionalGeneration", "stock": "InternVLForConditionalGeneration"}
+STOCK_ARCHITECTURE = "InternVLForConditionalGeneration"
 KEPT = "published"
 """Where a native folder keeps the small files of the published folder that it was made from."""
-_SMALL_FILES = ("*.json", "tokenizer.model", "merges.txt", "vocab.json", "README.md", "LICENSE*")
 
 
-def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES) -> None:
+def convert(
+    source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES, vision_heads: int | None = None
+) -> None:
     """Write a model in another layout, with equal logits and the same number format.
 
     A stock folder has no pyramid: there a picture is cut by plain tiling with the detail level's budget. A native folder made from
@@ -40,6 +42,7 @@ def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_by
         destination: a folder that isn't there yet, or is empty.
         to: "native", "stock" or "published".
         shard_bytes: the most bytes of one weight file.
+        vision_heads: as in `load`.
 
     Raises:
         CheckpointError: the source is broken, or can't be had in that layout.
@@ -50,7 +53,7 @@ def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_by
     destination = Path(destination).expanduser().absolute()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination}: exists and isn't an empty folder; name a new one")
-    folder = find_folder(source)
+    folder = find_folder(source, vision_heads=vision_heads)
     with _all_or_nothing(destination) as partial:
         if to == "published":
             _to_published(folder, partial, shard_bytes)
@@ -81,29 +84,33 @@ def _to_hf(folder: ModelFolder, destination: Path, to: Literal["native", "stock"
         write_shards(tensors, destination, shard_bytes=shard_bytes)
         number = next(iter(tensors.values()))[...].dtype
     config = folder.config(to)
-    config.architectures, config.dtype = [ARCHITECTURES[to]], str(number).removeprefix("torch.")
+    architecture = STOCK_ARCHITECTURE if to == "stock" else folder.family.network.__name__
+    config.architectures, config.dtype = [architecture], str(number).removeprefix("torch.")
     config.save_pretrained(destination)
     generation.save_pretrained(destination)
     if to == "native":
         processor.save_pretrained(destination)
     else:
         _save_stock_processor(processor, destination)
-    if to == "native" and _as_published(folder).is_dir():
-        _copy_small_files(_as_published(folder), destination / KEPT)
+    if to == "native" and folder.family.published.kept_files and _as_published(folder).is_dir():
+        _copy_small_files(folder, _as_published(folder), destination / KEPT)
 
 
 def _to_published(folder: ModelFolder, destination: Path, shard_bytes: int) -> None:
     small = _as_published(folder)
+    if not folder.family.published.kept_files:
+        raise UsageError(f"{folder.path}: models of this family aren't written as they were published; convert it to native")
     if not (small / "config.json").is_file():
         raise CheckpointError(
             f"{folder.path}: nothing in it says how it was published; only native folders made from published ones can go back"
         )
-    settings = PublishedSettings(read_json(small / "config.json"), str(small / "config.json"))
+    published = folder.family.published(small, read_json(small / "config.json"), folder.name)
+    published.check_settings()
     check_files(folder, folder.config("native"))
     destination.mkdir(parents=True, exist_ok=True)
-    _copy_small_files(small, destination)
+    _copy_small_files(folder, small, destination)
     with folder.tensors() as tensors:
-        write_shards(to_published(tensors, settings.rules), destination, shard_bytes=shard_bytes)
+        write_shards(to_published(tensors, published.rules), destination, shard_bytes=shard_bytes)
 
 
 def _as_published(folder: ModelFolder) -> Path:
@@ -111,9 +118,9 @@ def _as_published(folder: ModelFolder) -> Path:
     return folder.path if folder.layout == "published" else folder.path / KEPT
 
 
-def _copy_small_files(source: Path, destination: Path) -> None:
+def _copy_small_files(folder: ModelFolder, source: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
-    for file in {file for pattern in _SMALL_FILES for file in source.glob(pattern)}:
+    for file in {file for pattern in folder.family.published.kept_files for file in source.glob(pattern)}:
         if file.name != INDEX:
             shutil.copyfile(file, destination / file.name)
 

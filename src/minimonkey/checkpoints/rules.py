@@ -1,8 +1,9 @@
 """Names and shapes of tensors in the published layout and in ours, as rules that run both ways.
 
 A rule names one published tensor and the one tensor, or the three, that it is in the -hf layout of transformers: `#` stands for a
-layer's number, `*` for "weight" or "bias". Sources: `internvl_chat/internvl/model/` of OpenGVLab/InternVL (`intern_vit`,
-`internlm2`, `internvl_chat`) for the published names, `InternVLForConditionalGeneration` of transformers for ours.
+layer's number, `*` for "weight" or "bias". Or it names several published tensors, `@` standing for their numbers, which are one.
+Sources: `internvl_chat/internvl/model/` of OpenGVLab/InternVL (`intern_vit`, `internlm2`, `internvl_chat`) for the published names,
+`InternVLForConditionalGeneration` of transformers for ours.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 from minimonkey.checkpoints.tensors import LazyTensor
 
-WILDCARDS = {"#": r"(\d+)", "*": r"(weight|bias)"}
+WILDCARDS = {"#": r"(\d+)", "*": r"(weight|bias)", "@": r"\d+"}
 
 
 class Heads(NamedTuple):
@@ -35,10 +36,19 @@ class Rule:
     native: tuple[str, ...]
     heads: Heads | None = None
     """None: thirds."""
+    stack: int = 0
+    """How many published tensors, numbered by `@`, one native tensor is a stack of, along a new first dimension; 0: none."""
 
     def native_names(self, name: str) -> list[str]:
         """The native names of a published tensor; [] if this rule isn't about it."""
         return [_renamed(self.published, native, name) or "" for native in self.native] if _matches(self.published, name) else []
+
+    def published_names(self, name: str) -> list[str]:
+        """The published tensors that a native one is made of, or is a part of; [] if this rule isn't about it."""
+        found = self.published_name(name)
+        if found is None:
+            return []
+        return [found.replace("@", str(number)) for number in range(self.stack)] if self.stack else [found]
 
     def published_name(self, name: str) -> str | None:
         """The published tensor that a native one is (a part of); None if this rule isn't about it."""
@@ -53,6 +63,10 @@ class Rule:
         grouped = tensor.unflatten(0, (self.heads.key_value, self.heads.group + 2, self.heads.dim))
         first = (0, self.heads.group, self.heads.group + 1)
         return grouped[:, first[index] : (*first[1:], None)[index]].flatten(0, 2).contiguous()
+
+    def stacked(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """What `part` cuts, of the published tensors that belong together."""
+        return torch.stack(tensors) if self.stack else tensors[0]
 
     def joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """The published tensor of its pieces."""
@@ -147,9 +161,9 @@ IN_MEMORY = {
 
 
 def disk_name(name: str) -> str:
-    """The name of a network's tensor in an -hf folder."""
-    start = next(start for start in IN_MEMORY if name.startswith(start))
-    return IN_MEMORY[start] + name.removeprefix(start)
+    """The name of a network's tensor in an -hf folder; parts that InternVL doesn't have keep theirs."""
+    start = next((start for start in IN_MEMORY if name.startswith(start)), "")
+    return IN_MEMORY.get(start, "") + name.removeprefix(start)
 
 
 def to_native(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> dict[str, LazyTensor]:
@@ -164,8 +178,13 @@ def to_native(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> dict[
             native[name] = tensor
             continue
         for index, part_name in enumerate(rule.native_names(name)):
-            shape = tuple(rule.part(torch.empty(tensor.shape, device="meta"), index).shape)
-            native[part_name] = LazyTensor(shape, lambda rule=rule, tensor=tensor, index=index: rule.part(tensor[...], index))  # type: ignore[misc]
+            if part_name not in native:
+                sources = [tensors[source] for source in rule.published_names(part_name)]
+                whole = rule.stacked([torch.empty(source.shape, device="meta") for source in sources])
+                native[part_name] = LazyTensor(
+                    tuple(rule.part(whole, index).shape),
+                    lambda rule=rule, sources=sources, index=index: rule.part(rule.stacked([s[...] for s in sources]), index),  # type: ignore[misc]
+                )
     return native
 
 
@@ -174,15 +193,17 @@ def to_published(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> di
     rules = tuple(rules)
     published = {}
     for name, tensor in tensors.items():
-        found = next(((rule, new) for rule in rules if (new := rule.published_name(name))), None)
-        if found is None:
+        rule = next((rule for rule in rules if rule.published_name(name)), None)
+        if rule is None:
             published[name] = tensor
             continue
-        rule, new = found
-        if new not in published:
-            parts = [tensors[part] for part in rule.native_names(new)]
-            shape = tuple(rule.joined([torch.empty(part.shape, device="meta") for part in parts]).shape)
-            published[new] = LazyTensor(shape, lambda rule=rule, parts=parts: rule.joined([part[...] for part in parts]))  # type: ignore[misc]
+        for number, new in enumerate(rule.published_names(name)):
+            if rule.stack:
+                published[new] = LazyTensor(tensor.shape[1:], lambda tensor=tensor, number=number: tensor[...][number].clone())  # type: ignore[misc]
+            elif new not in published:
+                parts = [tensors[part] for part in rule.native_names(new)]
+                shape = tuple(rule.joined([torch.empty(part.shape, device="meta") for part in parts]).shape)
+                published[new] = LazyTensor(shape, lambda rule=rule, parts=parts: rule.joined([part[...] for part in parts]))  # type: ignore[misc]
     return published
 
 

@@ -23,6 +23,7 @@ from minimonkey.cli.options import (
     PyramidOption,
     QuantizeOption,
     SystemOption,
+    VisionHeadsOption,
     check_outputs,
     pyramid_changes,
     read_pages,
@@ -72,6 +73,7 @@ def ask(
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
     engine: EngineOption = None,
+    vision_heads: VisionHeadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: text, tokens, seconds, pyramids, boxes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line of tiles, tokens and seconds.")] = False,
 ) -> None:
@@ -114,7 +116,7 @@ def ask(
     from minimonkey.inference import load
 
     disable_progress_bar()  # one bar for each weight file would stand before the answer
-    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine)
+    vlm = load(model, device=device, dtype=dtype, quantize=quantize, engine=engine, vision_heads=vision_heads)
     load_seconds = time.perf_counter() - start
     settings: dict[str, Any] = {"system": system, "pyramid": changes or None, "max_new_tokens": max_new_tokens}
     if selection is not None:
@@ -193,7 +195,7 @@ def draw_answer(path: Path, picture: Image, answer: Answer, vlm: VisionLanguageM
         why = "has no boxes" if len(answer.pyramids) == 1 else "doesn't tell which of several pictures a box is of"
         print(f"minimonkey: the answer {why}, {path} is not written", file=sys.stderr)
         return
-    labels = labels_of(vlm.processor.decode(answer.token_ids))
+    labels = labels_of(vlm.processor.decode(answer.token_ids), vlm.processor.box_notation)
     save_picture(draw_boxes(picture, answer.boxes, labels), path, say_on=sys.stderr)  # standard output is the answer's
 
 

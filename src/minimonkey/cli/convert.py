@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from minimonkey.cli.options import VisionHeadsOption
 from minimonkey.errors import UsageError
 
 
@@ -30,6 +31,7 @@ def convert(
             "Mini-Monkey were published, if the folder comes from there.",
         ),
     ] = Layout.NATIVE,
+    vision_heads: VisionHeadsOption = None,
 ) -> None:
     """Write a model folder in another layout.
 
@@ -47,7 +49,7 @@ def convert(
 
     disable_progress_bar()
     try:
-        run(source, destination, to=to.value)
+        run(source, destination, to=to.value, vision_heads=vision_heads)
     except OSError as error:
         raise UsageError(f"can't write {destination}: {error.strerror or error}") from error
     print(f"wrote {destination}")

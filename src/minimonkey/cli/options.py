@@ -43,6 +43,10 @@ QuantizeOption = Annotated[
     Literal["int8", "int4"] | None,
     typer.Option("--quantize", metavar="BITS", help="int8 or int4: weights in fewer bits, less memory."),
 ]
+VisionHeadsOption = Annotated[
+    int | None,
+    typer.Option("--vision-heads", metavar="N", min=1, help="Heads of a vision encoder whose files don't say it (TinyGPT-V)."),
+]
 EngineOption = Annotated[
     Literal["openvino"] | None,
     typer.Option("--engine", metavar="NAME", help="openvino: it computes the encoder and reads prompts, on a CPU."),

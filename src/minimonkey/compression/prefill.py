@@ -155,7 +155,7 @@ def _compress_in_model(
         layer.keys, layer.values = (
             _rows(tensor.transpose(1, 2), shortened.index).transpose(1, 2) for tensor in (layer.keys, layer.values)
         )
-    hidden, cos_sin = _rows(hidden, shortened.index), (_rows(cos_sin[0], shortened.index), _rows(cos_sin[1], shortened.index))
+    hidden, cos_sin = _rows(hidden, shortened.index), tuple(_rows(part, shortened.index) for part in cos_sin)
     rest = range(SCORING_LAYER + 1, len(text.layers))
     hidden = run_layers(text, hidden, rest, cos_sin=cos_sin, mask=shortened.mask, cache=cache)
     return PrefilledPrompt(
@@ -184,7 +184,7 @@ def _select_by_attention(
     selections = []
     for level in levels:
         place = (level.row, level.queries)
-        query_cos_sin = cos_sin[0][place][None], cos_sin[1][place][None]
+        query_cos_sin = tuple(part[place][None] for part in cos_sin)
         queries, _ = queries_and_keys(text, hidden[place][None], SCORING_LAYER, query_cos_sin)
         padding = int(mask[level.row].long().argmax())  # sliced off rather than masked: sums are those of the row alone
         scores = selectors.attention_to(

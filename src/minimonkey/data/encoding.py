@@ -164,7 +164,7 @@ def _said(message: Message, processor: Any, rules: TrainingRules) -> str:
     if rules.strip:
         texts[0] = texts[0].lstrip()
         texts[-1] = texts[-1].rstrip()
-    return processor.image_token.join(map(processor.plain_text, texts))
+    return processor.join_pictures(texts)
 
 
 def template_pieces(processor: Any, roles: tuple[str, ...]) -> list[str]:

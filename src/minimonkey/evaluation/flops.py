@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import InternVLConfig
+    from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,25 @@ class Shape:
     text_layers: int
     text_kv_width: int
     """Key-value heads times the size of a head."""
+    text_mlp_matrices: int = 3
+    """Three where the MLP has a gate, as in Llama and most since; else two."""
 
     @classmethod
-    def of(cls, name: str, config: InternVLConfig) -> Shape:
+    def of(cls, name: str, config: MiniMonkeyConfig) -> Shape:
         """The shape of a configuration.
 
         Args:
             name: what messages call the model.
-            config: of a model whose language model is Llama, Qwen2 or Phi-3.
+            config: of any family.
         """
         vision, text = config.vision_config, config.text_config
-        tile_px, patch_px = vision.image_size[0], vision.patch_size[0]
-        patches = (tile_px // patch_px) ** 2
+        patch_px = vision.patch_size[0] if isinstance(vision.patch_size, list | tuple) else vision.patch_size
+        patches = (config.tile_px // patch_px) ** 2
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             name=name,
-            tile_px=tile_px,
-            tokens_per_tile=int(patches * config.downsample_ratio**2),
+            tile_px=config.tile_px,
+            tokens_per_tile=config.tokens_per_tile,
             patches=patches + 1,
             vision_width=vision.hidden_size,
             vision_mlp=vision.intermediate_size,
@@ -56,6 +58,7 @@ class Shape:
             text_mlp=text.intermediate_size,
             text_layers=text.num_hidden_layers,
             text_kv_width=text.num_key_value_heads * head,
+            text_mlp_matrices=3 if getattr(text, "gated_mlp", True) else 2,
         )
 
     def vision_flops(self, tiles: int) -> float:
@@ -68,7 +71,9 @@ class Shape:
 
     def text_flops(self, tokens: int) -> float:
         """FLOPs of the language model's layers for a prompt of `tokens` tokens, with causal attention."""
-        layer = 2 * self.text_width * (self.text_width + self.text_kv_width) + 3 * self.text_width * self.text_mlp
+        layer = (
+            2 * self.text_width * (self.text_width + self.text_kv_width) + self.text_mlp_matrices * self.text_width * self.text_mlp
+        )
         return float(2 * tokens * self.text_layers * layer + 2 * tokens**2 * self.text_width * self.text_layers)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from minimonkey.processing.box_notation import INTERNVL, BoxNotation
 from minimonkey.pyramid import Box, Pyramid, Size
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ class Answer:
     mean_logprob: float
     """Mean natural logarithm of the probability of the new tokens, the stop token included; before any temperature."""
     boxes: list[Box]
-    """Every `<box>[[left, top, right, bottom]]</box>` of an answer about one picture, in its pixels, as `boxes_of` reads them.
+    """Every box of an answer about one picture, in its pixels, as `boxes_of` reads them in the model's notation.
 
     Empty for several pictures: the text seldom tells which one a box is of. `boxes_of(vlm.processor.decode(answer.token_ids),
-    answer.pyramids[0].source)` takes them for boxes of the first."""
+    answer.pyramids[0].source, vlm.processor.box_notation)` takes them for boxes of the first."""
     prompt_tokens: int
     """Tokens of the prompt, those of pictures included."""
     image_tokens: int
@@ -49,55 +50,52 @@ class Answer:
         return self.text
 
 
-_BOX = re.compile(r"(?:<ref>((?:(?!<ref>|</ref>).)*)</ref>\s*)?<box>(.*?)</box>", re.DOTALL)
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-_CORNERS = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
-_FULL = 1000
-"""Places are written in thousandths of the picture's width and height."""
-
-
-def boxes_of(text: str, source: Size) -> list[Box]:
+def boxes_of(text: str, source: Size, notation: BoxNotation = INTERNVL) -> list[Box]:
     """The boxes that a text names, in pixels of the picture.
 
     A model may write anything between the marks. Whole numbers, fractions and negative numbers of any length count; what isn't four
     numbers is no box. Corners are put in order, so that left <= right and top <= bottom. A box that reaches beyond the picture
-    (below 0 or above 1000) is cut off at its edge; one that lies outside altogether is left out.
+    (below 0 or above `notation.full`) is cut off at its edge; one that lies outside altogether is left out.
 
     Args:
-        text: an answer with its marks, `<box>[[left, top, right, bottom]]</box>`, corners in thousandths as InternVL writes them.
+        text: an answer with its marks.
         source: the size of the picture in pixels.
+        notation: how the model writes boxes; `processor.box_notation`.
 
     Returns:
         The boxes in the order of the text; each edge is within the picture.
     """
-    return [_pixels(corners, source) for _, corners in _places(text)]
+    return [_pixels(corners, source) for _, corners in _places(text, notation)]
 
 
-def labels_of(text: str) -> list[str]:
+def labels_of(text: str, notation: BoxNotation = INTERNVL) -> list[str]:
     """The labels of the boxes that a text names.
 
     Args:
         text: an answer with its marks, as for `boxes_of`.
+        notation: how the model writes boxes; `processor.box_notation`.
 
     Returns:
-        For each box of `boxes_of`, in the same order, the text of the `<ref>` right before it, or "".
+        For each box of `boxes_of`, in the same order, the label right before it, such as the text of a `<ref>`, or "".
     """
-    return [label for label, _ in _places(text)]
+    return [label for label, _ in _places(text, notation)]
 
 
-def _places(text: str) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
-    """The label and the corners (left, top, right, bottom) of each box, from 0 to 1000."""
-    for label, box in _BOX.findall(text):
-        for corners in _CORNERS.findall(box):
+def _places(text: str, notation: BoxNotation) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
+    """The label and the corners (left, top, right, bottom) of each box, from 0 to 1."""
+    full = notation.full
+    for label, box in notation.box.findall(text):
+        for corners in notation.corners.findall(box):
             x1, y1, x2, y2 = map(float, corners)  # of any number of digits: beyond a float's range is infinity
             left, right, top, bottom = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-            if left <= _FULL and top <= _FULL and right >= 0 and bottom >= 0:
-                yield " ".join(label.split()), (max(left, 0), max(top, 0), min(right, _FULL), min(bottom, _FULL))
+            if left <= full and top <= full and right >= 0 and bottom >= 0:
+                inside = (max(left, 0.0), max(top, 0.0), min(right, full), min(bottom, full))
+                yield " ".join(label.split()), tuple(edge / full for edge in inside)  # type: ignore[misc]
 
 
 def _pixels(corners: tuple[float, float, float, float], source: Size) -> Box:
     left, top, right, bottom = corners
-    width, height = source.width / _FULL, source.height / _FULL
+    width, height = source.width, source.height
     return Box(round(left * width), round(top * height), round(right * width), round(bottom * height))
 
 

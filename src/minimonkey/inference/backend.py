@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from minimonkey.compression.compressed_prompt import CompressedPrompt
 from minimonkey.compression.spans import Selection
 from minimonkey.language_model.layers import CACHE
+from minimonkey.models.minimonkey.backbone import LEVELS
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
 
@@ -27,18 +28,19 @@ class TorchBackend:
         self.network = network
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False) -> BaseModelOutputWithPooling:
+    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False, **levels: Any) -> BaseModelOutputWithPooling:
         """Run the vision encoder and the projector.
 
         Args:
             tiles: pixel values, float32 [T, 3, S, S], on any device.
             cls_attention: also return the class token's attention in the encoder's last layer.
+            levels: `level_tiles` and `level_order` of the pictures, as in the network's `get_image_features`.
 
         Returns:
             An output with `pooler_output` [T, N, D] and, if asked for, `attentions`, a tuple of one float32 [T, M].
         """
         how = {"cls_attention": cls_attention, "keep_last_hidden_state": False}
-        return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how)
+        return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how, **levels)
 
     @torch.no_grad()
     def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, CompressedPrompt | None]:
@@ -75,7 +77,8 @@ class TorchBackend:
         if "pixel_values" not in inputs:
             return inputs
         needs_cls_attention = "compression" in inputs and inputs["compression"].needs_cls_attention
-        encoded = self.encode(inputs["pixel_values"], cls_attention=needs_cls_attention)
+        levels = {name: inputs[name] for name in LEVELS if name in inputs}
+        encoded = self.encode(inputs["pixel_values"], cls_attention=needs_cls_attention, **levels)
         return {name: value for name, value in inputs.items() if name != "pixel_values"} | {
             "mm_encoder_outputs": {"image": encoded}
         }

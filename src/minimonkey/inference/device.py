@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import InternVLForConditionalGeneration, PretrainedConfig
+from transformers import PretrainedConfig
 
+from minimonkey.checkpoints.families import family_of
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.models.strict_loading import check_device
 
@@ -85,7 +86,7 @@ class Placement:
 
 def _odd_layers(config: PretrainedConfig) -> list[str]:
     with torch.device("meta"):
-        network = InternVLForConditionalGeneration(config)
+        network = family_of(config).network(config)
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear))
     return [name for name, layer in layers if layer.out_features % INT4_BLOCK[0] or layer.in_features % INT4_BLOCK[1]]
 

@@ -27,7 +27,7 @@ from minimonkey.language_model.rotary import context_length
 from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.models.minimonkey.modeling import check_settings_with_compression
 from minimonkey.processing.processor import MiniMonkeyProcessor
-from minimonkey.pyramid import Pyramid
+from minimonkey.pyramid import Box, Pyramid
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
@@ -100,6 +100,10 @@ class GenerationRequest:
             vocabulary=model.config.text_config.vocab_size,
             device=model.device.type,
         )
+        more = sorted({token for prompt in prompts for token in processor.stop_tokens(prompt.ids)})
+        if more and "eos_token_id" not in generation:
+            own = settings["eos_token_id"]
+            settings["eos_token_id"] = [*(own if isinstance(own, list) else [own]), *more]
         if compression is not None and any(pyramid.detail for prompt in prompts for pyramid in prompt.pyramids):
             check_settings_with_compression(compression.selector, layers_before_pruning(compression) > 0, settings)
         max_new_tokens = new_tokens(max_new_tokens)
@@ -190,7 +194,7 @@ class GenerationRequest:
             text=self._text(tokens),
             token_ids=tokens,
             mean_logprob=sum(known) / len(known),
-            boxes=boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source) if len(prompt.pyramids) == 1 else [],
+            boxes=self._boxes(tokens, prompt),
             prompt_tokens=len(prompt.ids),
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
@@ -198,6 +202,11 @@ class GenerationRequest:
             token_logprobs=known[: len(tokens)],
             selections=tuple(self.selections) or self._selections_of(row, selections),
         )
+
+    def _boxes(self, tokens: list[int], prompt: Prompt) -> list[Box]:
+        if len(prompt.pyramids) != 1:
+            return []
+        return boxes_of(self.processor.decode(tokens), prompt.pyramids[0].source, self.processor.box_notation)
 
     def _selections_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
         """What is left of a row's pictures, which count from 0 again."""

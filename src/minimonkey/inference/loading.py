@@ -36,6 +36,7 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
     attn_implementation: str | None = None,
+    vision_heads: int | None = None,
 ) -> VisionLanguageModel:
     """Load a model and make it ready to be asked.
 
@@ -52,6 +53,7 @@ def load(
         revision: branch, tag or commit of a hub id.
         token: of the hub, for models that ask for one.
         attn_implementation: that of transformers.
+        vision_heads: attention heads of the vision encoder, where no file of a published folder says it (TinyGPT-V of other sizes).
 
     Returns:
         The model and its processor; `repr` shows device, number format and pyramid.
@@ -71,7 +73,7 @@ def load(
         raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
     where = Placement.resolve(device, dtype, device_map, quantize)
     check_settings(attn_implementation=attn_implementation, device_map=device_map)  # now, not after a download
-    folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
+    folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token, vision_heads=vision_heads)
     config = folder.config("native")
     processor = load_processor(folder, config)
     try:

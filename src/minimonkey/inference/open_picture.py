@@ -219,7 +219,8 @@ class OpenPicture:
             return _Cached(torch.empty(0, self._network.config.text_config.hidden_size), None, EMPTY)
         tiles = self._processor.image_processor.cut(pictures, self.pyramids)
         needs_cls_attention = self._compression is not None and self._compression.needs_cls_attention
-        output = self._backend.encode(tiles, cls_attention=needs_cls_attention)
+        level_tiles = torch.tensor([pyramid.level_tiles for pyramid in self.pyramids])
+        output = self._backend.encode(tiles, cls_attention=needs_cls_attention, level_tiles=level_tiles, level_order=self._order)
         return _Cached(output.pooler_output.flatten(0, 1), output.attentions[0] if needs_cls_attention else None, EMPTY)
 
     def _read(self, cached: _Cached, ids: list[int]) -> PrefixCache:

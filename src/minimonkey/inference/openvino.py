@@ -77,10 +77,10 @@ class OpenVINOBackend(TorchBackend):
         return type(self)(copy.deepcopy(self.network, memo))
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False) -> BaseModelOutputWithPooling:
+    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False, **levels: Any) -> BaseModelOutputWithPooling:
         """As TorchBackend; the class token's attention is torch's."""
         if cls_attention or not self._is_ready():
-            return super().encode(tiles, cls_attention=cls_attention)
+            return super().encode(tiles, cls_attention=cls_attention, **levels)
         first, index = distinct_tiles(tiles)
         features = [self._encoder(part)[0] for part in tiles[first].split(self.network.model.tile_batch)]
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[index])

@@ -30,7 +30,7 @@ from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.processing.turns import History
-from minimonkey.pyramid import PyramidSpec, Size
+from minimonkey.pyramid import LEVEL_NAMES, PyramidSpec, Size
 
 
 class Default(Enum):
@@ -341,7 +341,9 @@ class VisionLanguageModel:
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
             inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
         if selection is not None:
-            inputs |= {"compression": selection, "level_order": spec.order}
+            inputs["compression"] = selection
+        if selection is not None or spec.order != LEVEL_NAMES:
+            inputs["level_order"] = spec.order
         return inputs
 
 

@@ -25,8 +25,8 @@ Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 """What the installed transformers calls a cache, as an argument and in outputs; our own functions always call it `cache`."""
-CosSin = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines of rotary positions, each [B, L, R]."""
+CosSin = tuple[torch.Tensor, ...]
+"""Cosines and sines of rotary positions, each [B, L, R]; layers of ours may want more, of as many tokens."""
 
 
 def under_either_name(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
@@ -128,6 +128,9 @@ def queries_and_keys(text: nn.Module, hidden: torch.Tensor, index: int, cos_sin:
     layer = text.layers[index]
     attention, device = layer.self_attn, layer.input_layernorm.weight.device  # another than before if layers are spread out
     hidden = layer.input_layernorm(hidden.to(device))
+    if hasattr(attention, "queries_and_keys"):  # a layer of ours
+        found: tuple[torch.Tensor, torch.Tensor] = attention.queries_and_keys(hidden, tuple(part.to(device) for part in cos_sin))
+        return found
     if hasattr(attention, "qkv_proj"):  # Phi-3: queries, keys and values in one matrix
         query_width = text.config.num_attention_heads * attention.head_dim
         key_width = text.config.num_key_value_heads * attention.head_dim

@@ -184,12 +184,11 @@ _BARS = _Bars()
 
 
 @cache
-def register_key_names() -> None:
-    """Give our classes the key names of the stock class on disk.
+def register_key_names(network: str, backbone: str) -> None:
+    """Give these classes of ours, by their names, the key names of the stock class on disk.
 
     transformers skips its renaming for classes outside the library unless they are registered by name; a stock folder would then
     load with a random head. The getter returns copies, which transformers goes on to change.
     """
-    stock = get_checkpoint_conversion_mapping("internvl")
-    register_checkpoint_conversion_mapping("MiniMonkeyForConditionalGeneration", stock, overwrite=True)
-    register_checkpoint_conversion_mapping("MiniMonkeyModel", get_checkpoint_conversion_mapping("InternVLModel"), overwrite=True)
+    register_checkpoint_conversion_mapping(network, get_checkpoint_conversion_mapping("internvl"), overwrite=True)
+    register_checkpoint_conversion_mapping(backbone, get_checkpoint_conversion_mapping("InternVLModel"), overwrite=True)

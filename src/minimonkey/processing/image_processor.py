@@ -28,7 +28,7 @@ from transformers.image_utils import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorKwargs, GotOcr2ImageProcessorPil
 
 from minimonkey.errors import PictureError, PyramidError, UsageError
-from minimonkey.pyramid import Level, Pyramid, PyramidSpec, Size
+from minimonkey.pyramid import MOST_TILES, Level, Pyramid, PyramidSpec, Size
 
 THREADS_PAY_FROM = 4_000_000
 """Values in all tiles of a picture from which threads are worth starting: seven tiles of 448 px."""
@@ -177,7 +177,7 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         if not isinstance(pyramid, PyramidSpec | Mapping | None):
             raise PyramidError(f"pyramid={pyramid!r}: expected a PyramidSpec or a dict of its fields")
         if not isinstance(pyramid, PyramidSpec):
-            pyramid = PyramidSpec.from_dict({**dataclasses.asdict(own), **(pyramid or {})})
+            pyramid = PyramidSpec.from_dict({**dataclasses.asdict(own), **_fitted(pyramid or {})})
         tile_px = pyramid.tile_px if settings.get("size") is None else _tile_px(settings["size"])
         if tile_px not in (own.tile_px, PyramidSpec.tile_px):
             raise PyramidError(f"tile_px={tile_px}, but this model's tiles have {own.tile_px} px: leave tile_px and size out")
@@ -186,9 +186,10 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
             fewest, most = min(fewest, asked_most), asked_most
         if (asked_fewest := settings.get("min_patches")) is not None:
             fewest, most = asked_fewest, most if asked_most is not None else max(most, asked_fewest)
-        spec = dataclasses.replace(pyramid, tile_px=own.tile_px, detail=(fewest, most))
+        grid = pyramid.grid if (fewest, most) == pyramid.detail else None  # a budget of its own is another layout
+        spec = dataclasses.replace(pyramid, tile_px=own.tile_px, detail=(fewest, most), grid=grid)
         if settings.get("crop_to_patches") is False:
-            spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None)
+            spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, grid=None)
         return spec
 
     def preprocess(self, images: ImageInput, *args, **kwargs) -> BatchFeature:
@@ -241,7 +242,7 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         plans = [pyramid.plan(Size(image.height, image.width)) for image in images]
         counts = [plan.tile_count for plan in plans]
         divisor = rescale_factor if do_rescale else None
-        pixel_values = _normalised(images, plans, pyramid.tile_px, divisor, *((image_mean, image_std) if do_normalize else ()))
+        pixel_values = self._normalised(images, plans, pyramid.tile_px, divisor, *((image_mean, image_std) if do_normalize else ()))
         data = {"pixel_values": pixel_values, "num_patches": counts}
         if return_level_tiles:
             data["level_tiles"] = np.array([plan.level_tiles for plan in plans], np.int64).reshape(-1, 3)
@@ -259,7 +260,20 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         """
         factor = self.rescale_factor if self.do_rescale else None
         normalise = (self.image_mean, self.image_std) if self.do_normalize else ()
-        return torch.from_numpy(_normalised(list(pictures), list(pyramids), self.spec.tile_px, factor, *normalise))
+        side = pyramids[0].spec.tile_px if pyramids else self.spec.tile_px
+        return torch.from_numpy(self._normalised(list(pictures), list(pyramids), side, factor, *normalise))
+
+    def _normalised(
+        self,
+        pictures: list[Image.Image],
+        pyramids: list[Pyramid],
+        tile_px: int,
+        rescale_factor: float | None,
+        image_mean: Sequence[float] = (0, 0, 0),
+        image_std: Sequence[float] = (1, 1, 1),
+    ) -> np.ndarray:
+        """The tiles of all pictures, `(pixel * rescale_factor - mean) / std`: float32 [T, 3, S, S]."""
+        return _normalised(pictures, pyramids, tile_px, rescale_factor, image_mean, image_std)
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """How many tiles a picture becomes, without its pixels.
@@ -279,10 +293,9 @@ def _normalised(
     pyramids: list[Pyramid],
     tile_px: int,
     rescale_factor: float | None,
-    image_mean: Sequence[float] = (0, 0, 0),
-    image_std: Sequence[float] = (1, 1, 1),
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
 ) -> np.ndarray:
-    """The tiles of all pictures, `(pixel * rescale_factor - mean) / std`: float32 [T, 3, S, S]."""
     pixel_values = np.empty((sum(plan.tile_count for plan in pyramids), 3, tile_px, tile_px), np.float32)
     divisor = np.float32(1 if rescale_factor is None else 1 / rescale_factor)
     means, stds = _by_channel("image_mean", image_mean), _by_channel("image_std", image_std)
@@ -299,6 +312,17 @@ def _normalised(
         _cut(picture, plan, pixel_values[start : start + plan.tile_count], normalise)
         start += plan.tile_count
     return pixel_values
+
+
+def _fitted(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Changes of a pyramid whose `grid` and `detail` fit: who changes one of them changes the other."""
+    if "detail" in changes and "grid" not in changes:
+        return {**changes, "grid": None}
+    if changes.get("grid") is not None and "detail" not in changes:
+        windows = dataclasses.replace(PyramidSpec(detail=(1, MOST_TILES)), grid=changes["grid"]).grid
+        assert windows is not None
+        return {**changes, "detail": (windows.tiles, windows.tiles)}
+    return changes
 
 
 def _by_channel(name: str, value: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import AddedToken, normalizers
 from transformers.image_processing_base import BatchFeature
@@ -21,6 +21,7 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import TextInput
 
 from minimonkey.errors import CheckpointError, PromptError, UsageError
+from minimonkey.processing.box_notation import INTERNVL, BoxNotation
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.turns import History, text_of, turns_of
 from minimonkey.pyramid import Size
@@ -51,6 +52,8 @@ class MiniMonkeyProcessor(ProcessorMixin):
     """
 
     unused_input_names = ["num_patches"]
+    box_notation: ClassVar[BoxNotation] = INTERNVL
+    """How the model writes places; another in other families."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template: str | None = None, image_seq_length: int = 256) -> None:
         """`image_seq_length` is the number of image tokens a tile; without a `chat_template` it is the tokenizer's, or ChatML."""
@@ -89,7 +92,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """The text of one prompt, ready for `processor(images, text)`: history, question and the opening of the answer.
 
         `pictures` fill the `<image>` marks of the history's questions first, then those of the question. A question without marks
-        gets one and a newline before it for each picture that is left. Other special strings are plain text, `MARKUP` excepted.
+        gets one before it for each picture that is left (`placed`). Other special strings are plain text, `MARKUP` excepted.
 
         Args:
             question: what is asked; text, as all that follows, or an object with a `text`, such as an Answer.
@@ -108,7 +111,7 @@ class MiniMonkeyProcessor(ProcessorMixin):
         system, turns = turns_of(history, system)
         open_pictures = pictures - sum(asked.count(IMAGE_MARK) for asked, _ in turns)
         if open_pictures > 0 and IMAGE_MARK not in question:
-            question = f"{IMAGE_MARK}\n" * open_pictures + question
+            question = self.placed(question, open_pictures)
         if question.count(IMAGE_MARK) != open_pictures:
             marks = pictures - open_pictures + question.count(IMAGE_MARK)
             raise PromptError(f"{marks} {IMAGE_MARK} marks for {pictures} pictures: give each picture a mark, or write none")
@@ -117,6 +120,14 @@ class MiniMonkeyProcessor(ProcessorMixin):
             messages += [_message("user", self._with_pictures(asked)), _message("assistant", self.plain_text(answer))]
         messages.append(_message("user", self._with_pictures(question)))
         return self.apply_chat_template(messages, add_generation_prompt=True)
+
+    def placed(self, question: str, pictures: int) -> str:
+        """A question without marks, with marks for so many pictures (1 or more) where the family has them."""
+        return f"{IMAGE_MARK}\n" * pictures + question
+
+    def stop_tokens(self, ids: Sequence[int]) -> list[int]:
+        """Tokens that end an answer to the prompt of these ids, besides those that the model's settings name."""
+        return []
 
     def plain_text(self, text: str) -> str:
         """The same text with every special string in it broken, so that it is encoded as what it looks like.
@@ -140,7 +151,11 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return self._special_strings().sub(rf"\g<0>{BREAK}", text)
 
     def _with_pictures(self, text: str) -> str:
-        return self.image_token.join(map(self.plain_text, text.split(IMAGE_MARK)))
+        return self.join_pictures(text.split(IMAGE_MARK))
+
+    def join_pictures(self, texts: Sequence[str]) -> str:
+        """A message with a picture between each two of its texts, which are plain text, ready for the chat template."""
+        return self.image_token.join(map(self.plain_text, texts))
 
     def _special_strings(self) -> re.Pattern:
         """The first character of each special string, overlapping ones included."""

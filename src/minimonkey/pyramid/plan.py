@@ -52,11 +52,16 @@ class PyramidSpec:
     fit: Literal["stretch", "pad"] = "stretch"
     """"stretch" fills the canvas, as published. "pad" keeps the picture's proportions and centres it in the canvas, which spares
     narrow strips from distortion; with it `max_upscale` also bounds the enlargement itself."""
+    grid: Grid | None = None
+    """Columns and rows of the detail level for every picture, whatever its proportions, as Monkey's windows are; `detail` must have
+    room for them. None: the grid of `detail` tiles whose proportions are nearest the picture's."""
 
     def __post_init__(self) -> None:
         for name in ("detail", "adaptive", "order"):
             if isinstance(getattr(self, name), list):  # JSON has no tuples
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.grid, list | tuple) and len(self.grid) == 2:
+            object.__setattr__(self, "grid", Grid(*self.grid))
         budget = f"two whole numbers (fewest, most) with 1 <= fewest <= most <= {MOST_TILES}"
         checks = (
             ("tile_px", type(self.tile_px) is int and self.tile_px >= 1, "a positive number of pixels"),
@@ -67,10 +72,15 @@ class PyramidSpec:
             ("thumbnail", isinstance(self.thumbnail, bool), "True or False"),
             ("max_upscale", self.max_upscale is None or _is_factor(self.max_upscale), "a positive factor, or None for no bound"),
             ("fit", self.fit in ("stretch", "pad"), '"stretch" or "pad"'),
+            ("grid", self.grid is None or _is_grid(self.grid), "two whole numbers (columns, rows), 1 or more, or None"),
         )
         for name, is_right, expected in checks:
             if not is_right:
                 raise PyramidError(f"pyramid: {name}={shown(getattr(self, name))}: expected {expected}")
+        if self.grid is not None and not self.detail[0] <= self.grid.tiles <= self.detail[1]:
+            raise PyramidError(
+                f"pyramid: grid={tuple(self.grid)!r} has {self.grid.tiles} tiles, which detail={self.detail!r} has no room for"
+            )
 
     @classmethod
     def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings: Any) -> PyramidSpec:
@@ -84,16 +94,23 @@ class PyramidSpec:
         return cls(detail=(min_tiles, max_tiles), adaptive=None, **settings)
 
     @classmethod
+    def windows(cls, columns: int, rows: int, **settings: Any) -> PyramidSpec:
+        """Monkey's layout: every picture is cut into the same windows, and shown whole."""
+        return cls(**{"detail": (columns * rows, columns * rows), "adaptive": None, "grid": Grid(columns, rows)} | settings)
+
+    @classmethod
     def parse(cls, text: str, **settings: Any) -> PyramidSpec:
-        """Read the short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling.
+        """Read the short form of the command line: "4-12/3-7" (detail/adaptive tiles), "1-12" (plain tiling), "2x2" (windows).
 
         Args:
-            text: fewest and most tiles of the detail level, and of the adaptive level if there is one.
+            text: fewest and most tiles of the detail level, and of the adaptive level if there is one; or columns x rows.
             settings: other fields.
 
         Raises:
             PyramidError: the text has another form, or a value is wrong.
         """
+        if windows := re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip()):
+            return cls.windows(int(windows[1]), int(windows[2]), **settings)
         match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})(?:/([0-9]{1,9})-([0-9]{1,9}))?", text.strip())
         if match is None:
             raise PyramidError(f'pyramid {text[:40]!r}: expected fewest-most tiles: "4-12/3-7" (detail/adaptive) or "1-12" (plain)')
@@ -115,10 +132,14 @@ class PyramidSpec:
 
     def describe(self) -> str:
         """In a few words: `CIP: 4-12 detail tiles, 3-7 adaptive tiles and a thumbnail, 448 px each`."""
-        levels = [f"{self.detail[0]}-{self.detail[1]} {'detail tiles' if self.adaptive else 'tiles'}"]
+        tiles = "detail tiles" if self.adaptive else "tiles"
+        levels = [
+            f"{self.detail[0]}-{self.detail[1]} {tiles}" if self.grid is None else f"{self.grid.columns}x{self.grid.rows} windows"
+        ]
         levels += [f"{self.adaptive[0]}-{self.adaptive[1]} adaptive tiles"] if self.adaptive else []
         thumbnail = " and a thumbnail" if self.thumbnail else ""
-        return f"{'CIP' if self.adaptive else 'plain tiling'}: {', '.join(levels)}{thumbnail}, {self.tile_px} px each"
+        kind = "CIP" if self.adaptive else "plain tiling" if self.grid is None else "windows"
+        return f"{kind}: {', '.join(levels)}{thumbnail}, {self.tile_px} px each"
 
     @property
     def max_tiles(self) -> int:
@@ -146,7 +167,7 @@ class PyramidSpec:
         source = Size(*source)
         if source.height < 1 or source.width < 1:
             raise PyramidError(f"a picture of {source.width}x{source.height} px has no pixels to cut")
-        chosen = nearest_grid(candidate_grids(*self.detail), source, self.tile_px)
+        chosen = self.grid or nearest_grid(candidate_grids(*self.detail), source, self.tile_px)
         detail = self._clamp(chosen, source)
         grids: dict[LevelName, Grid | None] = {
             "detail": detail if detail.tiles > 1 else None,
@@ -243,6 +264,10 @@ class Pyramid:
 
 def _is_order(order: Any) -> bool:
     return isinstance(order, tuple) and len(order) == 3 and all(name in order for name in LEVEL_NAMES)
+
+
+def _is_grid(grid: Any) -> bool:
+    return isinstance(grid, Grid) and all(type(side) is int and side >= 1 for side in grid) and grid.tiles <= MOST_TILES
 
 
 def _is_factor(number: Any) -> bool:

@@ -11,7 +11,7 @@ text or devices: tensors stay where the caller put them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,9 @@ from minimonkey.pyramid import LevelName
 
 PIXEL_INPUTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
 """What the vision encoder gets, and how its features are chosen."""
-PICTURE_INPUTS = (*PIXEL_INPUTS, "attention_mask", "level_tiles", "level_order", "mm_encoder_outputs")
+LEVELS = ("level_tiles", "level_order")
+"""Which tiles belong to which level."""
+PICTURE_INPUTS = (*PIXEL_INPUTS, *LEVELS, "attention_mask", "mm_encoder_outputs")
 """What belongs to a prompt besides its ids; compression turns all of it into embeddings."""
 OF_THE_WHOLE_PROMPT = (CACHE, "output_hidden_states", "output_attentions")
 """Arguments that need all layers to read the same tokens; a prompt that is compressed between two layers can't have them."""
@@ -60,7 +62,7 @@ class MiniMonkeyModel(InternVLModel):
     """True sends every tile through the encoder, identical ones too (to compare with)."""
 
     def __init__(self, config: MiniMonkeyConfig) -> None:
-        register_key_names()
+        register_key_names("MiniMonkeyForConditionalGeneration", "MiniMonkeyModel")
         super().__init__(config)
         make_stateless(self.language_model)
         pack_heads(self.language_model)
@@ -73,6 +75,8 @@ class MiniMonkeyModel(InternVLModel):
         vision_feature_select_strategy: str | None = None,
         cls_attention: bool = False,
         keep_last_hidden_state: bool = True,
+        level_tiles: torch.LongTensor | None = None,
+        level_order: Sequence[LevelName] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode tiles, ready for the language model.
@@ -88,6 +92,8 @@ class MiniMonkeyModel(InternVLModel):
             vision_feature_select_strategy: likewise, with ("full") or without ("default") the class token.
             cls_attention: compute the class token's attention in the encoder's last layer.
             keep_last_hidden_state: give the encoder's output too, four times as large as the features or more.
+            level_tiles: tiles of each picture's levels, int64 [P, 3], for families whose encoder tells tiles apart (`tile_kinds`).
+            level_order: the order of the levels, as in `PyramidSpec.order`; detail first if not given.
             kwargs: as in transformers; what `output_hidden_states` or `output_attentions`, here or in the encoder's configuration,
                 ask for is kept.
 
@@ -98,19 +104,46 @@ class MiniMonkeyModel(InternVLModel):
         kwargs |= {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
         if (asked := kwargs.get("output_hidden_states")) is None:
             asked = kwargs["output_hidden_states"] = self.config.vision_config.output_hidden_states
-        encode = partial(super().get_image_features, return_dict=True, **kwargs)
-        if cls_attention:
-            used = vision_feature_layer or self.config.vision_feature_layer
-            encode = partial(encode_with_cls_attention, self.vision_tower.encoder.layer, encode, used, asked)
+        encode: Callable[..., Any] = partial(self.encode_tiles, cls_attention=cls_attention, **kwargs)
         wanted = {"last_hidden_state": keep_last_hidden_state, "hidden_states": asked}
         unwanted = [name for name in wanted if not wanted[name]]
 
+        kinds = self.tile_kinds(pixel_values, level_tiles, level_order)
         if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
-            return drop_fields(encode(pixel_values=pixel_values), unwanted)
+            return drop_fields(encode(pixel_values, kinds), unwanted)
         every = torch.arange(len(pixel_values), device=pixel_values.device)
-        first, index = (every, every) if self.encode_duplicates else distinct_tiles(pixel_values)
-        batches = (pixel_values[batch] for batch in first.split(self.tile_batch))
-        return expand_outputs((drop_fields(encode(pixel_values=tiles), unwanted) for tiles in batches), index)
+        first, index = (every, every) if self.encode_duplicates else distinct_tiles(pixel_values, kinds)
+        batches = ((pixel_values[batch], None if kinds is None else kinds[batch]) for batch in first.split(self.tile_batch))
+        return expand_outputs((drop_fields(encode(*batch), unwanted) for batch in batches), index)
+
+    def encode_tiles(
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor | None = None, *, cls_attention: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode all of these tiles at once, each of them; a family with an encoder of its own overrides this.
+
+        Args:
+            pixel_values: float [T, 3, S, S].
+            kinds: what `tile_kinds` says of them, int64 [T].
+            cls_attention: as in `get_image_features`.
+            kwargs: as in transformers' `get_image_features`.
+
+        Returns:
+            An output with `pooler_output` [T, N, D].
+        """
+        encode = partial(super().get_image_features, return_dict=True, **kwargs)
+        if cls_attention:
+            used = kwargs.get("vision_feature_layer") or self.config.vision_feature_layer
+            layers, asked = self.vision_tower.encoder.layer, kwargs.pop("output_hidden_states", None)
+            encode = partial(super().get_image_features, return_dict=True, **kwargs)
+            return encode_with_cls_attention(layers, encode, used, asked, pixel_values)
+        return encode(pixel_values=pixel_values)
+
+    def tile_kinds(
+        self, pixel_values: torch.Tensor, level_tiles: torch.Tensor | None, level_order: Sequence[LevelName] | None
+    ) -> torch.Tensor | None:
+        """Which tiles the encoder treats alike, int64 [T]; None if it treats all alike, as InternVL's does. A family whose encoder
+        goes by a tile's place in its picture overrides this."""
+        return None
 
     def with_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Encode the pixels of inputs; of the encoder's output the features alone are kept.
@@ -125,7 +158,8 @@ class MiniMonkeyModel(InternVLModel):
         if inputs.get("pixel_values") is None or inputs.get("mm_encoder_outputs") is not None:
             return inputs
         how = {name: inputs[name] for name in PIXEL_INPUTS if name in inputs}
-        features = self.get_image_features(**how, keep_last_hidden_state=False, return_dict=True)
+        levels = {name: inputs[name] for name in LEVELS if name in inputs}
+        features = self.get_image_features(**how, **levels, keep_last_hidden_state=False, return_dict=True)
         return {name: value for name, value in inputs.items() if name not in how} | {"mm_encoder_outputs": {"image": features}}
 
     @under_either_name
@@ -163,7 +197,9 @@ class MiniMonkeyModel(InternVLModel):
                 whole = OF_THE_WHOLE_PROMPT if isinstance(compressed_prompt, PrefilledPrompt) else ()
                 refuse(compression.selector, ("position_ids", *whole), inputs)
         if compressed_prompt is None:
-            return super().forward(input_ids=input_ids, **self.with_features(inputs))
+            levels = {"level_tiles": level_tiles, "level_order": level_order}
+            inputs = self.with_features(inputs | levels)
+            return super().forward(input_ids=input_ids, **{name: value for name, value in inputs.items() if name not in LEVELS})
         if isinstance(compressed_prompt, ShortenedPrompt):
             positions = {"attention_mask": compressed_prompt.mask, "position_ids": compressed_prompt.positions}
             others = {name: value for name, value in inputs.items() if name not in PICTURE_INPUTS}
@@ -215,6 +251,7 @@ class MiniMonkeyModel(InternVLModel):
             return None
         if ready is None:
             how |= {"cls_attention": spec.needs_cls_attention, "keep_last_hidden_state": False}
+            how |= {"level_tiles": level_tiles, "level_order": level_order}
             ready = self.get_image_features(pixel_values, return_dict=True, **how)
         elif spec.needs_cls_attention and not ready.attentions:
             raise UsageError(

@@ -1,7 +1,7 @@
 """The model's configuration: InternVL's, and which pyramid it was trained with."""
 
 # No postponed annotations here: `strict` checks the types of fields only where it can see them.
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import InternVLConfig
@@ -18,9 +18,23 @@ class MiniMonkeyConfig(InternVLConfig):
     """InternVLConfig with one more field, saved in config.json. The longest prompt stands in its text_config."""
 
     model_type = "minimonkey"
+    also_reads: ClassVar[tuple[str, ...]] = (InternVLConfig.model_type,)
+    """Further kinds of settings that mean the same."""
 
     pyramid: dict | None = None
     """Fields of the PyramidSpec that the model was trained with; None if nobody said."""
+
+    @property
+    def tile_px(self) -> int:
+        """Side of the square that the vision encoder sees, in pixels."""
+        return self.vision_config.image_size[0]
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens that the language model gets of a tile. Raises ValueError for a patch of no pixels."""
+        if min(self.vision_config.patch_size) < 1:
+            raise ValueError(f"vision_config.patch_size is {self.vision_config.patch_size}; expected 1 or more")
+        return int((self.tile_px // self.vision_config.patch_size[0]) * self.downsample_ratio) ** 2
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,7 +55,7 @@ class MiniMonkeyConfig(InternVLConfig):
         settings, unused = super().get_config_dict(source, **kwargs)
         if not settings:
             raise CheckpointError(f"{source}: no config.json in it; give the folder that holds config.json and {WHOLE}")
-        kind, known = settings.get("model_type"), (cls.model_type, InternVLConfig.model_type)
+        kind, known = settings.get("model_type"), (cls.model_type, *cls.also_reads)
         if kind not in known:
             raise CheckpointError(
                 f"{source}: model_type is {kind!r}, expected {' or '.join(known)}; a published folder (internvl_chat) loads with "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,10 +38,12 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
 
     config: MiniMonkeyConfig
     config_class = MiniMonkeyConfig
+    backbone_class: ClassVar[type[MiniMonkeyModel]] = MiniMonkeyModel
+    """What computes hidden states; another in other families."""
 
     def __init__(self, config: MiniMonkeyConfig) -> None:
         super(InternVLForConditionalGeneration, self).__init__(config)  # the stock __init__ would build a stock InternVLModel
-        self.model = MiniMonkeyModel(config)
+        self.model = self.backbone_class(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
@@ -93,7 +95,8 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             cache: keys and values of earlier tokens; `past_key_values` is another name of it, in every release of transformers.
             mm_encoder_outputs: encoded tiles in place of `pixel_values`, as `{"image": output of get_image_features}`.
             labels: int64 [B, L], -100 where nothing is learnt; not with compression.
-            level_tiles: tiles of the detail, adaptive and thumbnail level of each picture, int64 [P, 3]; for `compression`.
+            level_tiles: tiles of the detail, adaptive and thumbnail level of each picture, int64 [P, 3]; for `compression`, and
+                for an encoder that tells tiles apart.
             level_order: the order of a picture's levels; detail, adaptive, thumbnail if not given.
             compression: which detail tokens the language model reads. It belongs to the prompt: with a cache that has tokens it
                 does nothing. For further tokens give `position_ids` that continue those of the prompt, unless
@@ -111,8 +114,10 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         if (compression is not None or compressed_prompt is not None) and not has_tokens(cache):
             if labels is not None:
                 raise UsageError("compression changes which tokens there are: leave out labels")
-            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
             kwargs |= {"compression": compression, "compressed_prompt": compressed_prompt}
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
+        elif pixel_values is not None and level_tiles is not None:
+            kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -27,7 +27,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers of as many bytes as a format of pixels."""
 
 
-def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_tiles(pixel_values: torch.Tensor, kinds: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Which tiles differ.
 
     A checksum finds candidates, which are then compared value by value, so that equal means equal. It is the sum of the values'
@@ -35,16 +35,18 @@ def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
     Args:
         pixel_values: float [T, 3, S, S], of any number format, on any device.
+        kinds: tiles of different kinds differ, whatever is in them, int64 [T]; None if all are of one kind.
 
     Returns:
         The positions of the distinct tiles, int64 [U], and each tile's place among them, int64 [T].
     """
     bits = pixel_values.view(_BITS[pixel_values.element_size()])
-    seen: dict[int, list[int]] = {}
+    seen: dict[tuple[int, int], list[int]] = {}
+    kind_of = [0] * len(bits) if kinds is None else kinds.tolist()
     first: list[int] = []
     index: list[int] = []
     for tile, checksum in enumerate(bits.flatten(1).sum(1, dtype=torch.int32).tolist()):
-        rivals = seen.setdefault(checksum, [])
+        rivals = seen.setdefault((kind_of[tile], checksum), [])
         place = next((rival for rival in rivals if torch.equal(pixel_values[first[rival]], pixel_values[tile])), None)
         if place is None:
             place = len(first)
