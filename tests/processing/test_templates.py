@@ -35,7 +35,7 @@ def of(role: str, content) -> dict:
 
 
 def test_every_published_template_is_here():
-    assert {path.stem for path in TEMPLATES.glob("*.jinja")} == {*NAMES, "chatml"}
+    assert {path.stem for path in TEMPLATES.glob("*.jinja")} == {*NAMES, "chatml", "monkey"}
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record['template']}-{len(record['prompt'])}")
