@@ -110,6 +110,8 @@ def test_prompts(vlm, golden):
     processor = vlm.processor
     records = json.loads((golden / "monkey" / "tokenizer_cases.json").read_text(encoding="utf-8"))["chatml"]
     assert processor.prompt(QUESTION, pictures=1) == f"<imgpad> {QUESTION} Answer: "
+    caption = "Generate the detailed caption in English:"
+    assert processor.prompt(caption, pictures=1) == processor.prompt(f"{caption} ", pictures=1) == f"<imgpad> {caption} "
     assert processor.prompt("Same?", pictures=2) == "Picture 1:<imgpad>\nPicture 2:<imgpad>\nSame? Answer: "
     assert processor.prompt("<image>Which?", pictures=1) == "<imgpad>Which? Answer: "
     first, second = records
