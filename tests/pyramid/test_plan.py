@@ -450,3 +450,36 @@ def test_a_spec_in_words():
     assert PyramidSpec().describe() == "CIP: 4-12 detail tiles, 3-7 adaptive tiles and a thumbnail, 448 px each"
     assert PyramidSpec.plain(1, 6, tile_px=56).describe() == "plain tiling: 1-6 tiles and a thumbnail, 56 px each"
     assert PyramidSpec.plain(2, 2, thumbnail=False).describe() == "plain tiling: 2-2 tiles, 448 px each"
+
+
+def test_windows_are_a_grid_for_every_picture():
+    """Monkey's layout: 896x896 as four windows, 1344x896 as six, whatever the picture's proportions."""
+    for size in (Size(100, 900), Size(896, 896), Size(3000, 20)):
+        pyramid = PyramidSpec.windows(2, 2).plan(size)
+        assert (pyramid.detail.grid, pyramid.adaptive, pyramid.level_tiles) == (Grid(2, 2), None, (4, 0, 1))
+        assert pyramid.detail.canvas == Size(896, 896)
+    assert PyramidSpec.windows(3, 2).plan(Size(10, 10)).detail.canvas == Size(896, 1344)
+    assert PyramidSpec.windows(1, 1).plan(Size(10, 10)).level_tiles == (0, 0, 1)
+    assert PyramidSpec.parse("3x2") == PyramidSpec.windows(3, 2)
+    assert "3x2 windows and a thumbnail" in PyramidSpec.windows(3, 2).describe()
+
+
+def test_windows_and_an_adaptive_level():
+    pyramid = PyramidSpec.windows(2, 2, adaptive=(3, 7)).plan(Size(600, 800))
+    assert (pyramid.detail.grid, pyramid.adaptive.grid) == (Grid(2, 2), Grid(3, 2))
+
+
+@pytest.mark.parametrize("grid", [(2,), (0, 2), (2.0, 2), "2x2", (2, 2, 2)])
+def test_what_is_no_grid(grid):
+    with pytest.raises(PyramidError, match="grid=.*: expected two whole numbers"):
+        PyramidSpec(grid=grid)
+
+
+def test_a_grid_that_detail_has_no_room_for():
+    with pytest.raises(PyramidError, match=r"grid=\(3, 2\) has 6 tiles, which detail=\(4, 4\) has no room for"):
+        PyramidSpec(detail=(4, 4), grid=(3, 2))
+
+
+def test_a_grid_is_kept_in_json():
+    spec = PyramidSpec.windows(2, 3)
+    assert PyramidSpec.from_dict(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec

@@ -33,6 +33,8 @@ class Shape:
     """Key-value heads times the size of a head."""
     text_mlp_matrices: int = 3
     """Three where the MLP has a gate, as in Llama and most since; else two."""
+    projector_weights: int | None = None
+    """Multiplications of a tile's way from the encoder to the language model; None: those of pixel unshuffle and its MLP."""
 
     @classmethod
     def of(cls, name: str, config: MiniMonkeyConfig) -> Shape:
@@ -43,13 +45,14 @@ class Shape:
             config: of any family.
         """
         vision, text = config.vision_config, config.text_config
-        patch_px = vision.patch_size[0] if isinstance(vision.patch_size, list | tuple) else vision.patch_size
-        patches = (config.tile_px // patch_px) ** 2
+        tile_px, patch_px = (side if isinstance(side, int) else side[0] for side in (vision.image_size, vision.patch_size))
+        patches = (tile_px // patch_px) ** 2
+        own_tokens = getattr(config, "tokens_per_tile", None)  # transformers' own class has no such word
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             name=name,
-            tile_px=config.tile_px,
-            tokens_per_tile=config.tokens_per_tile,
+            tile_px=getattr(config, "tile_px", tile_px),
+            tokens_per_tile=own_tokens or int(patches * config.downsample_ratio**2),
             patches=patches + 1,
             vision_width=vision.hidden_size,
             vision_mlp=vision.intermediate_size,
@@ -59,6 +62,7 @@ class Shape:
             text_layers=text.num_hidden_layers,
             text_kv_width=text.num_key_value_heads * head,
             text_mlp_matrices=3 if getattr(text, "gated_mlp", True) else 2,
+            projector_weights=getattr(config, "projector_weights", None),
         )
 
     def vision_flops(self, tiles: int) -> float:
@@ -66,7 +70,7 @@ class Shape:
         weights = self.vision_layers * (4 * self.vision_width**2 + 2 * self.vision_width * self.vision_mlp)
         attention = 4 * self.patches**2 * self.vision_width * self.vision_layers
         stacked = self.vision_width * (self.patches - 1) // self.tokens_per_tile  # pixel unshuffle
-        projector = 2 * self.tokens_per_tile * (stacked * self.text_width + self.text_width**2)
+        projector = 2 * (self.projector_weights or self.tokens_per_tile * (stacked * self.text_width + self.text_width**2))
         return float(tiles * (2 * self.patches * weights + attention + projector))
 
     def text_flops(self, tokens: int) -> float:

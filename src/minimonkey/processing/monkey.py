@@ -113,8 +113,9 @@ class MonkeyTokenizer(TokenizersBackend):
 
 
 class MonkeyProcessor(MiniMonkeyProcessor):
-    """Pictures and text to Monkey's inputs. A question becomes `<img>...</img> QUESTION Answer: `, as in its scripts; with a system
-    message or earlier turns a chat as in Qwen-VL-Chat (`make_context` of the published code)."""
+    """Pictures and text to Monkey's inputs. A question becomes `<img>...</img> QUESTION Answer: `, as in its scripts, or one that
+    ends with a colon, as its prompts for captions do, `<img>...</img> QUESTION `; with a system message or earlier turns it becomes
+    a chat as in Qwen-VL-Chat (`make_context` of the published code)."""
 
     box_notation: ClassVar[BoxNotation] = QWEN_VL
 

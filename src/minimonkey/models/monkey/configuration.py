@@ -92,6 +92,13 @@ class MonkeyConfig(MiniMonkeyConfig):
     def tokens_per_tile(self) -> int:
         return self.vision_config.queries
 
+    @property
+    def projector_weights(self) -> int:
+        """Multiplications of the resampler for a window: keys and values of its patches, queries, attention, output, projection."""
+        vision, width = self.vision_config, self.text_config.hidden_size
+        patches = (vision.image_size // vision.patch_size) ** 2
+        return patches * width * (vision.hidden_size + 2 * width + 2 * vision.queries) + 3 * vision.queries * width**2
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers. Raises CheckpointError for settings as Monkey was published with, whose model_type is the same."""
