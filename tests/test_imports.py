@@ -67,7 +67,6 @@ SEAMS = {
     "transformers",
     "transformers.activations",
     "transformers.cache_utils",
-    "transformers.configuration_utils",
     "transformers.conversion_mapping",
     "transformers.generation",
     "transformers.image_processing_base",

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Qwen2Config
-from transformers.configuration_utils import SubConfigSpec
 
 from minimonkey.errors import CheckpointError
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
@@ -74,15 +73,21 @@ class MonkeyConfig(MiniMonkeyConfig):
 
     model_type = "monkey"
     also_reads: ClassVar[tuple[str, ...]] = ()
-    sub_configs_defaults = {
-        "text_config": SubConfigSpec(config_class=MonkeyTextConfig),
-        "vision_config": SubConfigSpec(config_class=MonkeyVisionConfig),
-    }
+    sub_configs = {"text_config": MonkeyTextConfig, "vision_config": MonkeyVisionConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
 
     image_token_id: int = 151859
     image_start_id: int = 151857
     image_end_id: int = 151858
     tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, kind in self.sub_configs.items():  # by hand: how a class says its defaults differs between releases
+            if not isinstance(getattr(self, name), PreTrainedConfig):
+                setattr(self, name, kind(**(getattr(self, name) or {})))
+        super().__post_init__(**kwargs)
 
     @property
     def tile_px(self) -> int:
