@@ -102,6 +102,23 @@ def test_a_set_that_would_never_come_is_refused(sets, settings, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("repeat", "settings", "more"),
+    [(1e11, {}, {}), (1, {"epoch_rows": 10**14}, {}), (1e11, {}, {"as_published": "internvl"})],
+)
+def test_an_epoch_that_no_memory_holds_is_refused(repeat, settings, more):
+    spec = MixtureSpec("m", (DataSet("a", "a.jsonl", repeat=repeat),), **settings)
+    with pytest.raises(UsageError, match=r"an epoch of \d[\d,]+ rows: lower `repeat`, .* to 1,000,000,000 at most"):
+        Mixture(spec, [rows("a", 9)], **more)
+
+
+@pytest.mark.parametrize("sets", [[["a"]], [["a", 1, 2, 3]], [3], 3, "abc"])
+def test_a_state_of_another_form_is_refused(sets):
+    mixture = mix({"a": (9, {})})
+    with pytest.raises(UsageError, match="expected a state with done, seed and sets, got"):
+        mixture.position({"done": 1, "seed": 0, "sets": sets})
+
+
 # -- order -------------------------------------------------------------------------------------------------------------------------
 
 

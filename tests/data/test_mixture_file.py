@@ -179,3 +179,15 @@ def test_a_meta_in_another_encoding_is_refused(tmp_path):
     path = tmp_path / "m.json"
     path.write_bytes(b'{"\xff": 1}')
     assert "no text in UTF-8" in refused(str(path))
+
+
+def test_numbers_beyond_all_use(written):
+    for name in ("repeat: 1.0e+308", "weight: 1.0e+308"):
+        balance = "weight" if name.startswith("weight") else "repeat"
+        text = f"name: m\nbalance: {balance}\nsets:\n  - {{name: a, rows: a.jsonl, {name}}}\n"
+        assert "=1e+308: expected a number from 0 on, up to 1,000,000,000,000" in refused(written(text))
+    ratio = "name: m\ngeneral_ratio: 1.0e+300\nsets:\n  - {name: a, rows: a.jsonl}\n  - {name: b, rows: b.jsonl, kind: general}\n"
+    assert "general_ratio=1e+300: expected a number above 0, up to" in refused(written(ratio))
+    for digits, message in ((400, "expected a number from 0 on, up to"), (5000, "no JSON that can be read")):
+        text = json.dumps({"a": ENTRY}).replace('"repeat_time": 1', f'"repeat_time": {"1" * digits}')
+        assert message in refused(written(text, "m.json"))

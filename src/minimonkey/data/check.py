@@ -14,11 +14,11 @@ from itertools import islice
 from typing import Any
 
 from minimonkey.data.conversation import Conversation, Medium
-from minimonkey.data.encoding import too_long
+from minimonkey.data.encoding import located, shows_frames, too_long
 from minimonkey.data.lengths import lengths
 from minimonkey.data.readers import read_conversations
 from minimonkey.documents import load_frames, load_picture
-from minimonkey.errors import DataError, MiniMonkeyError, PictureError
+from minimonkey.errors import DataError, PictureError
 from minimonkey.pyramid import PyramidSpec
 
 FIRST = 5
@@ -75,7 +75,7 @@ def check(
     Args:
         file: JSONL, JSON or Parquet.
         images: the folder that paths are relative to.
-        processor: a model's, to count tokens with; None: lengths aren't looked at.
+        processor: a model's, to count tokens and try the chat template with; None: neither is looked at.
         pyramid: how pictures are cut; None: as the processor does.
         max_tokens: the most tokens that a row may have.
         workers: threads that read pictures; None: as many as there are cores.
@@ -91,18 +91,15 @@ def check(
 
     def look(row: Conversation) -> DataError | None:
         try:
-            for medium in row.media:
-                _read(medium, seen)
-            if processor is not None and max_tokens is not None:
-                found = lengths(row, processor, pyramid)
-                if found.tokens > max_tokens:
-                    return too_long(row, found.tokens, found.tiles, max_tokens)
-        except PictureError as error:
-            return DataError(f"{row.where}: {error}", "unreadable picture")
+            with located(row):
+                shows_frames(row)
+                for medium in row.media:
+                    _read(medium, seen)
+                found = None if processor is None else lengths(row, processor, pyramid)
+            if found and max_tokens is not None and found.tokens > max_tokens:
+                return too_long(row, found.tokens, found.tiles, max_tokens)
         except DataError as error:
             return error
-        except MiniMonkeyError as error:
-            return DataError(f"{row.where}: {error}")
         return None
 
     rows = read_conversations(file, images, on_error=report.add)

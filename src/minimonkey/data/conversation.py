@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from minimonkey.documents.pictures import source_name
 from minimonkey.errors import DataError, shown
 
 MARKS: dict[str, Literal["image", "video"]] = {"<image>": "image", "<video>": "video"}
@@ -23,7 +24,8 @@ ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 KEYS = ("conversations", "messages", "image", "images", "video", "videos")
 """What is read of a row, beside `id`, `width` and `height`; other keys are left alone."""
 
-BOX, NUMBER = re.compile(r"<(?:box|quad)>(.*?)</(?:box|quad)>", re.DOTALL), re.compile(r"[0-9]+(?:\.[0-9]+)?")
+BOX = re.compile(r"<(?:box|quad)>(.*?)</(?:box|quad)>", re.DOTALL)
+NUMBER = re.compile(r"(?:(?<![0-9])-)?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 Source = str | bytes
 """A file's path, or its bytes (Parquet)."""
 
@@ -95,8 +97,10 @@ class _Row:
     raw: Any
     folder: Path
     where: str
+    named: list[Medium] = field(default_factory=list)
+    """Media beside the messages that no block of content has taken."""
     inline: list[Medium] = field(default_factory=list)
-    """Media that blocks of content brought along, in their order."""
+    """Media of blocks of content, in their order."""
 
     def wrong(self, what: str, kind: str = "another form") -> DataError:
         return DataError(f"{self.where}: {what}", kind)
@@ -105,17 +109,14 @@ class _Row:
         if not isinstance(self.raw, Mapping):
             raise self.wrong(f"{shown(self.raw)} is no row: expected an object with conversations or messages")
         self._misspelt()
+        self.named = self._named("image") + self._named("video")
         messages = self._messages()
         if not any(message.role == "assistant" for message in messages):
             raise self.wrong("nothing is answered: expected a message of gpt (or assistant) to learn from", "no answer")
-        named = self._named("image") + self._named("video")
-        if named and self.inline:
-            raise self.wrong("media stand both in content blocks and beside the messages: name each once")
-        if not self.inline:
-            messages, media = self._placed(messages, named)
-        else:
-            media = self.inline
-        self._check_boxes(messages)
+        if self.named and self.inline:
+            raise self.wrong("media stand both in content blocks and beside the messages: name each once, and give each a block")
+        messages, media = (messages, self.inline) if self.inline else self._placed(messages, self.named)
+        self._check_texts(messages)
         name = self.raw.get("id")
         return Conversation(tuple(messages), tuple(media), None if name is None else str(name), self.where, self.raw, self.folder)
 
@@ -160,57 +161,69 @@ class _Row:
                 texts[-1] += block["text"]
             elif kind in ("image", "video") and role == "user":
                 source = next((block[key] for key in (kind, "path", "url") if block.get(key)), None)
-                if source is None:
-                    raise self.wrong(
-                        f'message {number} has a block without its {kind}: expected {{"type": "{kind}", "{kind}": PATH}}'
-                    )
-                self.inline.append(Medium(kind, self._source(source, kind)))
+                self.inline.append(self._next_named(kind, number) if source is None else Medium(kind, self._source(source, kind)))
                 texts.append("\n" if place < len(blocks) else "")
             else:
                 raise self.wrong(f"message {number} has the block {shown(block)}: expected text, image or video (media by user)")
         return tuple(texts)
 
-    def _check_boxes(self, messages: list[Message]) -> None:
-        """Coordinates are in thousandths of the picture's sides; pixels are the usual mistake."""
-        for box in (box for message in messages for box in BOX.findall(message.text)):
-            if any(float(number) > 1000 for number in NUMBER.findall(box)):
-                raise self.wrong(f"the box {shown(box)} is off the scale: expected 0 to 1000, thousandths of the sides", "boxes")
+    def _next_named(self, kind: str, number: int) -> Medium:
+        """The medium of a block that only says that there is one: the next that stands beside the messages."""
+        medium = next((one for one in self.named if one.kind == kind), None)
+        if medium is None:
+            raise self.wrong(
+                f'message {number} has a block without its {kind}: expected {{"type": "{kind}", "{kind}": PATH}}, or {kind}s beside'
+                " the messages"
+            )
+        self.named.remove(medium)
+        return medium
+
+    def _check_texts(self, messages: list[Message]) -> None:
+        """Texts are Unicode. Coordinates are in thousandths of the picture's sides; pixels are the usual mistake."""
+        for number, message in enumerate(messages, 1):
+            if halves := re.findall("[\ud800-\udfff]", message.text):
+                raise self.wrong(f"message {number} has {halves[0]!r}, half a character: expected Unicode text", "no Unicode")
+            for box in BOX.findall(message.text):
+                if not all(0 <= float(each) <= 1000 for each in NUMBER.findall(box)):
+                    raise self.wrong(
+                        f"the box {shown(box)} is off the scale: expected 0 to 1000, thousandths of the sides", "boxes"
+                    )
 
     # -- media beside the messages -------------------------------------------------------------------------------------------------
 
     def _named(self, kind: Literal["image", "video"]) -> list[Medium]:
         """The media that the row names, in their order."""
-        given = self.raw.get(kind), self.raw.get(f"{kind}s")
-        if all(given):
+        given = [value for key in (kind, f"{kind}s") if (value := self.raw.get(key)) not in (None, "", [], ())]
+        if len(given) > 1:
             raise self.wrong(f"has {kind} and {kind}s: expected one of them")
-        value = given[0] or given[1]
+        value = given[0] if given else []
         if not isinstance(value, list | tuple):
-            value = [value] if value else []
+            value = [value]
         return [Medium(kind, self._source(one, kind)) for one in value]
 
     def _source(self, value: Any, kind: str) -> Source:
         """A path that exists, or bytes."""
         if isinstance(value, Mapping):  # what `datasets` makes of a picture
             value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes) and value:
+        if isinstance(value, bytes) and value and kind == "image":
             return value
         if not isinstance(value, str) or not value or "\0" in value:
             raise self.wrong(f"its {kind} is {shown(value)}: expected a path")
         if "://" in value:
             raise self.wrong(f"its {kind} is the address {shown(value)}: save it to a file, addresses aren't fetched", "an address")
         path = self.folder / value
-        exists = path.is_file() or (kind == "video" and path.is_dir())
-        if not exists:
-            raise self.wrong(f"the {kind} {shown(value)} is missing: expected {path} (images says in which folder)", "missing file")
+        if not (os.path.isfile(path) or (kind == "video" and os.path.isdir(path))):
+            what = "a folder" if os.path.isdir(path) else "missing"
+            place = f"expected {source_name(path)} (images says in which folder)"
+            raise self.wrong(f"the {kind} {shown(value)} is {what}: {place}", "missing file")
         return str(path)
 
     def _placed(self, messages: list[Message], media: list[Medium]) -> tuple[list[Message], list[Medium]]:
         """The messages cut at the marks of users, and the media in the order of these."""
         waiting = {kind: [one for one in media if one.kind == kind] for kind in MARKS.values()}
         users = [place for place, message in enumerate(messages) if message.role == "user"]
-        said = "".join(messages[place].text for place in users)
         for mark, kind in MARKS.items():
-            count, found = said.count(mark), len(waiting[kind])
+            count, found = sum(messages[place].text.count(mark) for place in users), len(waiting[kind])
             if found and not count and users:
                 first = messages[users[0]]
                 messages[users[0]] = Message("user", (f"{mark}\n" * found + first.text,))

@@ -8,12 +8,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from minimonkey.data.conversation import KEYS, MARKS, ROLES, Conversation, Medium
+from minimonkey.data.conversation import KEYS, MARKS, ROLES, Conversation, Medium, Message
 from minimonkey.data.readers import parsed, raw_rows
-from minimonkey.errors import DataError, MissingExtraError, UsageError
+from minimonkey.errors import DataError, MissingExtraError, UsageError, shown
 
 Form = Literal["conversations", "messages"]
 SYNTHDOG_QUESTION = "Read all the text in the picture."
@@ -44,7 +45,7 @@ def convert_rows(
         source: JSONL, JSON or Parquet, in any form that `read_conversations` takes, or SynthDoG's (`image` and `ground_truth`).
         destination: .jsonl, .json or .parquet.
         form: "conversations" (human and gpt) or "messages" (user and assistant).
-        images: the folder that paths are relative to; paths stay as they are written.
+        images: the folder that paths are relative to; paths stay as they are written, links in them as they are.
         pictures: the folder for pictures that are only in the file; None: one beside the destination, named like it.
         progress: gets the number of rows that are done.
 
@@ -52,13 +53,13 @@ def convert_rows(
         How many rows and pictures were written.
 
     Raises:
-        DataError: a row is wrong; nothing is written then but pictures.
+        DataError: a row is wrong, or the other form can't hold it; nothing is written then but pictures.
         UsageError: the destination exists, or can't be written.
     """
     target = Path(destination)
     if target.suffix.lower() not in FORMATS:
         raise UsageError(f"{target}: rows are written to {', '.join(FORMATS)} files")
-    if target.exists():
+    if os.path.lexists(target):
         raise UsageError(f"{target} exists: name another file, or remove it")
     folder = Path(pictures) if pictures is not None else target.with_name(f"{target.stem}_images")
     base = Path(images or ".")
@@ -66,20 +67,22 @@ def convert_rows(
 
     def name_of(medium: Medium) -> str:
         if isinstance(medium.source, str):
-            return os.path.relpath(medium.source, base)
+            path = Path(medium.source)
+            return str(path.relative_to(base)) if path.is_relative_to(base) else medium.source
         path = folder / f"{hashlib.sha256(medium.source).hexdigest()[:20]}{_ending(medium.source)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_bytes(medium.source)
-        saved.add(path.name)
-        return os.path.relpath(path, base)
+        if path.name not in saved:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _whole(path) as name:
+                Path(name).write_bytes(medium.source)
+            saved.add(path.name)
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(base))
 
     try:
         with _writer(target) as write:
             count = 0
             for raw in raw_rows(source):
                 value = synthdog_row(raw.value, raw.where) if _is_synthdog(raw.value) else raw.value
-                write(written(Conversation.of(value, images=images, where=raw.where), form, name_of))
+                write(written(Conversation.of(value, images=images, where=raw.where), form, name_of), raw.where)
                 count += 1
                 progress(count)
     except OSError as error:
@@ -97,6 +100,9 @@ def written(row: Conversation, form: Form, name_of: Callable[[Medium], str] = la
 
     Returns:
         The row; keys that this library doesn't read are kept.
+
+    Raises:
+        DataError: a text has a mark in it that is no picture's, which a row with marks can't say.
     """
     marks = {kind: mark for mark, kind in MARKS.items()}
     names = {role: name for name, role in ROLES.items()}
@@ -105,6 +111,7 @@ def written(row: Conversation, form: Form, name_of: Callable[[Medium], str] = la
     sources: dict[str, list[str]] = {"image": [], "video": []}
     turns = []
     for message in row.messages:
+        _check_marks(row, message)
         text = message.texts[0]
         for following in message.texts[1:]:
             medium = next(media)
@@ -117,6 +124,14 @@ def written(row: Conversation, form: Form, name_of: Callable[[Medium], str] = la
             result[kind if len(paths) == 1 or form == "conversations" else f"{kind}s"] = paths[0] if len(paths) == 1 else paths
     further = {key: value for key, value in row.raw.items() if key not in (*KEYS, "id")}
     return result | further | {form: turns}
+
+
+def _check_marks(row: Conversation, message: Message) -> None:
+    kinds = {"image", *(medium.kind for medium in row.media)}
+    for mark in (mark for mark, kind in MARKS.items() if kind in kinds and message.role == "user"):
+        if any(mark in text for text in message.texts):
+            what = f"{mark} is plain text in {shown(message.text)}"
+            raise DataError(f"{row.where}: {what}, and would be read as a mark: reword it", "marks")
 
 
 def _is_synthdog(value: Any) -> bool:
@@ -146,26 +161,51 @@ def _ending(data: bytes) -> str:
 
 
 @contextmanager
-def _writer(target: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes one row; the file takes its name once all are written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _whole(target: Path) -> Iterator[str]:
+    """The name of a file to write; it takes the target's once it's whole, or is gone."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
-    rows: list[dict[str, Any]] = []
     try:
-        if target.suffix.lower() == ".jsonl":
-            with open(name, "w", encoding="utf-8") as file:
-                yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
-        else:
-            yield rows.append
-            if target.suffix.lower() == ".json":
-                Path(name).write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-            else:
-                _write_parquet(rows, name)
+        yield name
         os.chmod(name, 0o644)
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _writer(target: Path) -> Iterator[Callable[[dict[str, Any], str], None]]:
+    """A function that writes a row, which comes from that file and line; the file takes its name once all are written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _whole(target) as name:
+        if target.suffix.lower() == ".parquet":
+            rows: list[dict[str, Any]] = []
+            yield lambda row, where: rows.append(row)
+            _write_parquet(rows, name)
+            return
+        is_list = target.suffix.lower() == ".json"
+        before = chain(["[\n"], repeat(",\n")) if is_list else chain([""], repeat("\n"))
+        # half a character of a key that isn't read is escaped, as JSON writes it
+        with open(name, "w", encoding="utf-8", errors="backslashreplace") as file:
+            yield lambda row, where: print(next(before) + _as_json(row, where), end="", file=file)
+            file.write("\n]\n" if is_list else "\n")
+
+
+def _as_json(row: dict[str, Any], where: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False)
+    except TypeError as error:  # dates, decimals and bytes of Parquet
+        key = next((key for key, value in row.items() if not _fits_json(value)), "a key")
+        what = f"the value of {key!r} can't be written as JSON ({error})"
+        raise DataError(f"{where}: {what}: write Parquet, or leave it out") from error
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _write_parquet(rows: list[dict[str, Any]], name: str) -> None:
@@ -175,8 +215,13 @@ def _write_parquet(rows: list[dict[str, Any]], name: str) -> None:
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from error
     lists = {key for row in rows for key, value in row.items() if isinstance(value, list)}
-    keys = dict.fromkeys(key for row in rows for key in row)
-    columns = {
-        key: [[row[key]] if key in lists and isinstance(row.get(key), str) else row.get(key) for row in rows] for key in keys
-    }
+    columns = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [[row[key]] if key in lists and isinstance(row.get(key), str) else row.get(key) for row in rows]
+        try:
+            columns[key] = pyarrow.array(values)
+            parquet.write_table(pyarrow.table({key: columns[key][:1]}), pyarrow.BufferOutputStream())
+        except (pyarrow.ArrowException, OverflowError, UnicodeError) as error:
+            what = f"the values of {key!r} make no column of Parquet ({shown(str(error))})"
+            raise DataError(f"{what}: write JSONL, or leave the key out") from error
     parquet.write_table(pyarrow.table(columns), name)

@@ -10,6 +10,7 @@ every answer's place is known. What is learnt: each answer and the separator tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL.Image import Image
 
 from minimonkey.data.conversation import Conversation, Medium, Message
 from minimonkey.documents import frames_prompt, load_frames, load_picture
-from minimonkey.errors import DataError, MiniMonkeyError, PictureError
+from minimonkey.errors import DataError, MiniMonkeyError, PictureError, UsageError
 from minimonkey.pyramid import PyramidSpec
 
 NOT_LEARNT = -100
@@ -91,23 +92,30 @@ def encode(
         `pixel_values` float32 [T, 3, S, S] and `level_tiles` int64 [P, 3].
 
     Raises:
-        DataError: one line with file and line of the row: a picture that can't be read, or too many tokens.
+        DataError: one line with file and line of the row: a picture that can't be read, nothing to learn, or too many tokens.
     """
-    try:
+    with located(row):
         if as_published:
             from minimonkey.data.published import published_example
 
             return published_example(row.raw, processor, images=row.folder, where=row.where, max_tokens=max_tokens, pyramid=pyramid)
         example = _example(row, processor, pyramid)
+    if max_tokens is not None and len(example["input_ids"]) > max_tokens:
+        raise too_long(row, len(example["input_ids"]), len(example.get("pixel_values", ())), max_tokens)
+    return example
+
+
+@contextmanager
+def located(row: Conversation) -> Iterator[None]:
+    """Whatever goes wrong with a row inside is a DataError with its file and line."""
+    try:
+        yield
     except DataError:
         raise
     except PictureError as error:
         raise DataError(f"{row.where}: {error}", "unreadable picture") from error
     except (MiniMonkeyError, TemplateError) as error:
         raise DataError(f"{row.where}: {error}") from error
-    if max_tokens is not None and len(example["input_ids"]) > max_tokens:
-        raise too_long(row, len(example["input_ids"]), len(example.get("pixel_values", ())), max_tokens)
-    return example
 
 
 def too_long(row: Conversation, tokens: int, tiles: int, max_tokens: int) -> DataError:
@@ -121,9 +129,9 @@ def too_long(row: Conversation, tokens: int, tiles: int, max_tokens: int) -> Dat
 
 def _example(row: Conversation, processor: Any, pyramid: Any) -> dict[str, Any]:
     messages, pictures = loaded(row)
-    if any(medium.kind == "video" for medium in row.media):
+    if shows_frames(row):
         pyramid = ONE_TILE
-    text, answers = trained_text(messages, processor)
+    text, answers = trained_text(messages, processor, row.where)
     settings = {} if pyramid is None else {"pyramid": pyramid}
     inputs = processor(
         images=pictures or None,
@@ -134,27 +142,34 @@ def _example(row: Conversation, processor: Any, pyramid: Any) -> dict[str, Any]:
     )
     ids = torch.tensor(inputs["input_ids"][0])
     learnt = [moved(answer, inputs["text_replacement_offsets"][0]) for answer in answers]
-    example = {"input_ids": ids, "labels": torch.where(inside(inputs["offset_mapping"][0], learnt), ids, NOT_LEARNT)}
+    learns = inside(inputs["offset_mapping"][0], learnt, put_before(text, processor))
+    example = {"input_ids": ids, "labels": torch.where(learns, ids, NOT_LEARNT)}
     return example | {name: torch.as_tensor(inputs[name]) for name in ("pixel_values", "level_tiles") if name in inputs}
 
 
 # -- text --------------------------------------------------------------------------------------------------------------------------
 
 
-def trained_text(messages: list[Message], processor: Any) -> tuple[str, list[TextSpan]]:
-    """The text of a conversation, one image token a picture, and where its answers stand with the separators that end them."""
+def trained_text(messages: list[Message], processor: Any, where: str = "the row") -> tuple[str, list[TextSpan]]:
+    """The text of a conversation, one image token a picture, and where its answers stand with the separators that end them.
+
+    Raises DataError where nothing is left to learn.
+    """
     rules = RULES.get(template_name(processor) or "", TrainingRules())
     first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
     if rules.drops_first_answer and messages[first].role == "assistant":
         messages = messages[:first] + messages[first + 1 :]
+        if not any(message.role == "assistant" for message in messages):
+            what = f"the only answer stands before every question, where {template_name(processor)} leaves it out"
+            raise DataError(f"{where}: {what}: expected a question before it", "no answer")
     pieces = template_pieces(processor, tuple(message.role for message in messages))
-    end = answer_end(processor)
+    end, lead = answer_end(processor), answer_lead(processor)
     text, answers = pieces[0], []
     for message, piece in zip(messages, pieces[1:], strict=True):
         start = len(text)
         text += _said(message, processor, rules)
         if message.role == "assistant":
-            answers.append(TextSpan(start, len(text) + len(end)))
+            answers.append(TextSpan(start - len(lead), len(text) + len(end)))
         text += piece
     return text, answers
 
@@ -170,11 +185,11 @@ def _said(message: Message, processor: Any, rules: TrainingRules) -> str:
 def template_pieces(processor: Any, roles: tuple[str, ...]) -> list[str]:
     """What a processor's template writes before, between and after messages of these roles: one piece more than messages.
 
-    Raises DataError if the template leaves a message out.
+    Raises UsageError if the template leaves a message out.
     """
     pieces = processor.apply_chat_template([{"role": role, "content": SLOT} for role in roles]).split(SLOT)
     if len(pieces) != len(roles) + 1:
-        raise DataError(
+        raise UsageError(
             f"the chat template shows {len(pieces) - 1} of {len(roles)} messages ({', '.join(roles)}): change the template"
         )
     return pieces
@@ -183,6 +198,17 @@ def template_pieces(processor: Any, roles: tuple[str, ...]) -> list[str]:
 def answer_end(processor: Any) -> str:
     """The separator that ends an answer in the template, without the white space that may follow it."""
     return template_pieces(processor, ("user", "assistant"))[-1].rstrip()
+
+
+def answer_lead(processor: Any) -> str:
+    """The white space that the template has between what opens an answer in a prompt and the answer: the model writes it.
+
+    A space in internvl_zh, nothing in the others.
+    """
+    between = template_pieces(processor, ("user", "assistant"))[1]
+    opening = processor.apply_chat_template([{"role": "user", "content": SLOT}], add_generation_prompt=True).rpartition(SLOT)[2]
+    lead = between.removeprefix(opening)
+    return lead if lead.isspace() else ""
 
 
 @lru_cache(maxsize=1)
@@ -208,9 +234,15 @@ def moved(span: TextSpan, replacements: list[dict[str, Any]]) -> TextSpan:
     return TextSpan(span.start + shift, span.stop + shift)
 
 
-def inside(offsets: list[tuple[int, int]], spans: list[TextSpan]) -> torch.Tensor:
-    """Which tokens belong to a span: bool [L]. A token that begins before a span isn't part of it."""
-    starts, stops = torch.tensor(offsets).T
+def put_before(text: str, processor: Any) -> int:
+    """How many characters a tokenizer puts before a text and counts in its offsets: 1 in Llama's, else 0."""
+    opened = getattr(processor.tokenizer, "opened", None)
+    return len(opened(text)) - len(text) if opened else 0
+
+
+def inside(offsets: list[tuple[int, int]], spans: list[TextSpan], before: int = 0) -> torch.Tensor:
+    """Which tokens belong to a span: bool [L]. A token that begins before a span isn't part of it; `before` as `put_before`."""
+    starts, stops = torch.tensor(offsets).T - before
     found = torch.zeros(len(offsets), dtype=torch.bool)
     for span in spans:
         found |= (starts >= span.start) & (starts < span.stop) & (stops > starts)
@@ -223,13 +255,19 @@ ONE_TILE = {"detail": (1, 1), "adaptive": None}
 """How a frame is shown."""
 
 
+def shows_frames(row: Conversation) -> bool:
+    """Whether frames of videos are shown, one tile each. Raises DataError: pictures and videos in one row."""
+    kinds = {medium.kind for medium in row.media}
+    if len(kinds) > 1:
+        what = "pictures and videos in one row: expected one or the other; name the frames as pictures"
+        raise DataError(f"{row.where}: {what}", "pictures and videos")
+    return kinds == {"video"}
+
+
 def loaded(row: Conversation, most_frames: int = FRAMES) -> tuple[list[Message], list[Image]]:
     """A conversation's messages and its pictures; the frames of a video are numbered in the text as `ask --frames` numbers them."""
-    kinds = {medium.kind for medium in row.media}
-    if kinds <= {"image"}:
+    if not shows_frames(row):
         return list(row.messages), [load_picture(medium.source) for medium in row.media]
-    if kinds != {"video"}:
-        raise DataError(f"{row.where}: pictures and videos in one row: expected one or the other; name the frames as pictures")
     videos = [load_frames(_path(medium, row), most=most_frames) for medium in row.media]
     counts = iter([len(frames) for frames in videos])
     return [_numbered(message, counts) for message in row.messages], [frame for frames in videos for frame in frames]

@@ -38,6 +38,8 @@ class Histogram:
         ordered = sorted(values)
         low, high = ordered[0], ordered[-1]
         width = _round_up((high - low + 1) / bins)
+        if high // width - low // width >= bins:  # the first range begins before the first value
+            width = _round_up(width + 1)
         start = low // width * width
         edges = tuple(range(start, high + width + 1, width))
         counts = [0] * (len(edges) - 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minimonkey.data.conversation import Conversation, Message
-from minimonkey.data.encoding import ONE_TILE, inside, loaded, trained_text
+from minimonkey.data.encoding import ONE_TILE, inside, loaded, located, put_before, shows_frames, trained_text
 from minimonkey.documents import picture_size
 from minimonkey.pyramid import PyramidSpec, Size
 
@@ -30,17 +30,21 @@ def lengths(row: Conversation, processor: Any, pyramid: PyramidSpec | Mapping[st
         pyramid: how pictures are cut; None: as the processor does.
 
     Raises:
-        PictureError: a picture can't be read.
-        DataError: the template or the row is wrong.
+        DataError: one line with file and line of the row: a picture can't be read, or the template or the row is wrong.
     """
-    if any(medium.kind == "video" for medium in row.media):
+    with located(row):
+        return _lengths(row, processor, pyramid)
+
+
+def _lengths(row: Conversation, processor: Any, pyramid: PyramidSpec | Mapping[str, Any] | None) -> Lengths:
+    if shows_frames(row):
         messages, frames = loaded(row)
         sizes = [Size(frame.height, frame.width) for frame in frames]
         pyramid = ONE_TILE
     else:
         messages = list[Message](row.messages)
         sizes = [Size(*picture_size(medium.source)) for medium in row.media]
-    text, answers = trained_text(messages, processor)
+    text, answers = trained_text(messages, processor, row.where)
     encoded = processor.tokenizer(text, return_offsets_mapping=True)
     settings = {} if pyramid is None else {"pyramid": pyramid}
     counted = processor._get_num_multimodal_tokens(image_sizes=sizes, **settings) if sizes else None
@@ -48,5 +52,5 @@ def lengths(row: Conversation, processor: Any, pyramid: PyramidSpec | Mapping[st
     return Lengths(
         len(encoded["input_ids"]) + tokens,
         sum(counted.num_image_patches) if counted else 0,
-        int(inside(encoded["offset_mapping"], answers).sum()),
+        int(inside(encoded["offset_mapping"], answers, put_before(text, processor)).sum()),
     )

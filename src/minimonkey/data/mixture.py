@@ -24,6 +24,8 @@ from minimonkey.errors import UsageError, shown
 
 Rows = Sequence[dict[str, Any]]
 PublishedCode = Literal["internvl", "mini-monkey"]
+MOST_DRAWS = 10**9
+"""Of an epoch: its order is held in memory, 10 bytes a draw."""
 INTERLEAVING, ROWS = 0, 1
 """What a random generator is for: so that no two share a seed."""
 
@@ -51,6 +53,13 @@ def open_rows(path: Path) -> Rows:
     if path.suffix != ".jsonl":
         raise UsageError(f"{path}: expected rows as .jsonl")
     return JsonLines(path)
+
+
+def _check_draws(spec: MixtureSpec, draws: float) -> None:
+    if draws > MOST_DRAWS:
+        raise UsageError(
+            f"{spec.name}: an epoch of {draws:,.0f} rows: lower `repeat`, `general_ratio` or `epoch_rows` to {MOST_DRAWS:,} at most"
+        )
 
 
 class Mixture:
@@ -92,6 +101,7 @@ class Mixture:
         if as_published is not None:
             if spec.balance != "repeat" or spec.general_ratio is not None or spec.epoch_rows is not None:
                 raise UsageError(f"{spec.name}: as_published knows `repeat` alone, no balance, general_ratio or epoch_rows")
+            _check_draws(spec, sum(size * each.repeat for each, size in zip(spec.sets, self._row_counts, strict=True)))
             shuffled = as_published == "mini-monkey"
             published = [
                 published_rows(size, each.repeat, shuffle_seed=number if shuffled else None)
@@ -102,6 +112,7 @@ class Mixture:
             self.draws_per_epoch = draws_per_epoch(spec, self._row_counts)
         if not len(self):
             raise UsageError(f"{spec.name}: no data set gives a row; raise `repeat` or `weight` of one")
+        _check_draws(spec, len(self))
         self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
@@ -168,8 +179,9 @@ class Mixture:
     def position(self, state: dict[str, Any]) -> int:
         """The draws done that a state holds. Raises UsageError: the mixture has changed since, so that its stream is another."""
         try:
-            done, seed, sets = state["done"], state["seed"], [list(each) for each in state["sets"]]
-        except (KeyError, TypeError) as error:
+            done, seed = state["done"], state["seed"]
+            sets = [[name, size, drawn] for name, size, drawn in state["sets"]]
+        except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{self.spec.name}: expected a state with done, seed and sets, got {shown(state)}") from error
         if not isinstance(done, int) or done < 0:
             raise UsageError(f"{self.spec.name}: expected a state with a number of draws, got done={shown(done)}")

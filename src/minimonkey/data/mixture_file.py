@@ -35,6 +35,8 @@ Kind = Literal["general", "domain"]
 Balance = Literal["repeat", "weight", "sqrt"]
 PUBLISHED_KEYS = ("root", "annotation", "data_augment", "repeat_time")
 OPTIONAL_KEYS = ("max_dynamic_patch", "length")
+MOST = 10**12
+"""The largest `repeat`, `weight` and `general_ratio`: more than any use of them, and far from where numbers overflow."""
 
 
 @dataclass(frozen=True)
@@ -159,18 +161,18 @@ def _check(spec: MixtureSpec, where: str) -> None:
         raise UsageError(f"{where}: epoch_rows={spec.epoch_rows}: expected a number above 0")
     ratio = spec.general_ratio
     if ratio is not None:
-        if not 0 < ratio < float("inf"):
-            raise UsageError(f"{where}: general_ratio={ratio}: expected a number above 0; leave it out to mix all sets alike")
+        if not 0 < ratio <= MOST:
+            expected = f"a number above 0, up to {MOST:,}"
+            raise UsageError(f"{where}: general_ratio={ratio}: expected {expected}; leave it out to mix all sets alike")
         kinds = {each.kind for each in spec.sets}
         if len(kinds) < 2:
             raise UsageError(f"{where}: general_ratio={ratio} needs sets of both kinds, here all are {kinds.pop()!r}; see `kind`")
 
 
 def _check_set(each: DataSet, balance: Balance, where: str) -> None:
-    if not 0 <= each.repeat < float("inf"):
-        raise UsageError(f"{where}: repeat={each.repeat}: expected a number from 0 on")
-    if each.weight is not None and not 0 <= each.weight < float("inf"):
-        raise UsageError(f"{where}: weight={each.weight}: expected a number from 0 on")
+    for name, number in (("repeat", each.repeat), ("weight", each.weight)):
+        if number is not None and not 0 <= number <= MOST:
+            raise UsageError(f"{where}: {name}={number}: expected a number from 0 on, up to {MOST:,}")
     if balance == "weight" and each.weight is None:
         raise UsageError(f"{where}: missing key 'weight', which `balance: weight` needs of every set")
     if balance != "weight" and each.weight is not None:
@@ -200,6 +202,10 @@ def _published(path: Path) -> MixtureSpec:
         raise UsageError(f"{path}: no valid JSON ({error.msg} in line {error.lineno})") from error
     except RecursionError as error:
         raise UsageError(f"{path}: no valid JSON (it's nested too deeply)") from error
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: no JSON that can be read ({shown(str(error))})") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected an object {{name: {{...}}}} of data sets, got {shown(content)}")
     return MixtureSpec(path.stem, tuple(_published_set(name, entry, f"{path}: {name}") for name, entry in content.items()))
@@ -241,7 +247,7 @@ def _published_set(name: str, entry: Any, where: str) -> DataSet:
 def _repeat_time(value: Any, where: str) -> float:
     """0 to 1: a share of the rows, from the first on; above 1 a whole number. Published code asserts the latter, for 2.0 too."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    _demand(number and 0 <= value < float("inf"), where, "repeat_time", value, "a number from 0 on")
+    _demand(number and 0 <= value <= MOST, where, "repeat_time", value, f"a number from 0 on, up to {MOST:,}")
     if value > 1 and not isinstance(value, int):
         instead = f"{int(value)}" if value == int(value) else f"{int(value)} or {int(value) + 1}"
         hint = f"{instead}: above 1 the published form repeats whole times; a mixture in YAML takes any number (`repeat`)"

@@ -104,6 +104,7 @@ class Packs(Generic[T], Iterator[list[T]]):
         self._lookahead_tokens = lookahead_tokens
         self._size = size
         self._waiting: list[Waiting] = []
+        self._waiting_tokens = 0
         self._again = len(resume.waiting)
         self._taken = resume.taken
 
@@ -119,10 +120,11 @@ class Packs(Generic[T], Iterator[list[T]]):
         row = set(fullest([one.size for one in self._waiting], self._budget))
         pack = [one.example for place, one in enumerate(self._waiting) if place in row]
         self._waiting = [one for place, one in enumerate(self._waiting) if place not in row]
+        self._waiting_tokens = sum(one.size.tokens for one in self._waiting)
         return pack
 
     def _fill(self) -> None:
-        while self._again or sum(one.size.tokens for one in self._waiting) < self._lookahead_tokens:
+        while self._again or self._waiting_tokens < self._lookahead_tokens:
             try:
                 example = next(self._examples)
             except StopIteration:
@@ -132,7 +134,9 @@ class Packs(Generic[T], Iterator[list[T]]):
                     f"resume: {self._again} of the waiting examples are missing: expected them before the stream"
                 ) from None
             number = next(self._numbers)
-            self._waiting.append(Waiting(number, self._checked(self._size(example), number), example))
+            size = self._checked(self._size(example), number)
+            self._waiting.append(Waiting(number, size, example))
+            self._waiting_tokens += size.tokens
             if self._again:
                 self._again -= 1
             else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encoding import NOT_LEARNT, ONE_TILE, encode, loaded
+from minimonkey.data.encoding import NOT_LEARNT, ONE_TILE, encode, loaded, shows_frames
 from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.visualize import draw_pyramid
 
@@ -31,6 +31,7 @@ def pieces(example: Mapping[str, Any], processor: Any) -> list[Piece]:
     """The text of an example token by token; a run of image tokens is one piece, bytes of one character too."""
     found: list[Piece] = []
     waiting: list[int] = []
+    before: list[int] = []  # ids of the last piece: Llama's tokenizer drops the space that opens a text
     run = 0
     ids, labels = example["input_ids"].tolist(), example["labels"].tolist()
     for place, (token, label) in enumerate(zip(ids, labels, strict=True)):
@@ -39,14 +40,14 @@ def pieces(example: Mapping[str, Any], processor: Any) -> list[Piece]:
             run += 1
             if place + 1 == len(ids) or ids[place + 1] != token:
                 found.append(Piece(f"{processor.image_token} x {run}", learnt, is_picture=True))
-                run = 0
+                run, before = 0, [token]
             continue
         waiting.append(token)
-        text = processor.tokenizer.decode(waiting)
+        text = processor.tokenizer.decode(before + waiting)[len(processor.tokenizer.decode(before)) :]
         ends = place + 1 == len(ids) or (labels[place + 1] != NOT_LEARNT) != learnt or ids[place + 1] == processor.image_token_id
         if ends or not text.endswith("\ufffd"):
             found.append(Piece(text, learnt))
-            waiting = []
+            waiting, before = [], waiting
     return found
 
 
@@ -67,7 +68,7 @@ def draw_page(row: Conversation, processor: Any, pyramid: PyramidSpec | Mapping[
     """
     example = encode(row, processor, pyramid=pyramid)
     _, pictures = loaded(row)
-    cut = ONE_TILE if any(medium.kind == "video" for medium in row.media) else pyramid
+    cut = ONE_TILE if shows_frames(row) else pyramid
     spec = processor.image_processor.spec_for({"pyramid": cut})
     drawn = [draw_pyramid(picture, spec.plan(Size(picture.height, picture.width))) for picture in pictures]
     return _stacked([_title(row, example), *(_fitted(each) for each in drawn), _text(pieces(example, processor))])

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from minimonkey.data.encoding import FRAMES, NOT_LEARNT, ONE_TILE, TextSpan, answer_end, inside, template_name, template_pieces
 from minimonkey.documents import load_frames, load_picture
-from minimonkey.errors import DataError
+from minimonkey.errors import DataError, shown
 from minimonkey.pyramid import PyramidSpec
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -108,15 +108,20 @@ class _PublishedRow:
             first = first if IMAGE in first else f"{IMAGE}\n{first}"
             return [(speaker, first), *others], [self._picture(named)], self.spec
         if self.raw.get("video"):
-            frames = load_frames(self.folder / self.raw["video"], most=FRAMES)
+            frames = load_frames(self._path(self.raw["video"]), most=FRAMES)
             first = first if VIDEO in first else f"{VIDEO}\n{first}"
             name, between, end = ("Frame", "\n", "") if self.is_mini_monkey else ("Frame-", "\n", "\n")
             marks = between.join(f"{name}{number}: {IMAGE}" for number in range(1, len(frames) + 1)) + end
             return [(speaker, first.replace(f"{VIDEO}\n", marks)), *others], frames, ONE_TILE
         return turns, [], None
 
-    def _picture(self, name: str) -> Image.Image:
-        path = self.folder / name
+    def _path(self, name: Any) -> Path:
+        if not isinstance(name, str):
+            raise self.fails(f"it reads files by their names, not {shown(name)}")
+        return self.folder / name
+
+    def _picture(self, name: Any) -> Image.Image:
+        path = self._path(name)
         if not path.is_file():
             raise self.fails(f"{path} is missing")
         picture = load_picture(path, as_published=True)
@@ -132,6 +137,8 @@ class _PublishedRow:
         """The text of an old template, with the first marks replaced by pictures, wherever they stand."""
         if turns[0][0] == "gpt":
             turns = turns[1:]
+        if not turns:
+            raise DataError(f"{self.where}: an answer that nobody asked for is all there is: nothing is learnt of it", "no answer")
         if any(speaker != ("human", "gpt")[number % 2] for number, (speaker, _) in enumerate(turns)):
             raise self.fails("human and gpt don't take turns")
         roles = {"human": "user", "gpt": "assistant"}

@@ -71,20 +71,28 @@ def raw_rows(file: str | os.PathLike[str], *, on_error: Callable[[DataError], No
         raise DataError(
             f"{path}: rows are read from {', '.join(_READERS)} files, not from {path.suffix or 'a name without ending'!r}"
         )
-    if not path.is_file():
-        raise DataError(f"can't read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+    if not os.path.isfile(path):
+        raise DataError(f"can't read {path}: {'it is a folder' if os.path.isdir(path) else 'there is no such file'}")
     empty = True
+
+    def bad(error: DataError) -> None:
+        nonlocal empty
+        empty = False
+        if on_error is None:
+            raise error
+        on_error(error)
+
     try:
-        for row in read(path, on_error):
+        for row in read(path, bad):
             empty = False
             yield row
     except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror or error}") from error
+        raise DataError(f"can't read {path}: {error.strerror or ' '.join(str(error).split())}") from error
     if empty:
         raise DataError(f"{path} has no rows")
 
 
-def _jsonl(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator[RawRow]:
+def _jsonl(path: Path, on_error: Callable[[DataError], None]) -> Iterator[RawRow]:
     with path.open("rb") as lines:
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
@@ -97,17 +105,15 @@ def _jsonl(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator
             if not line.strip():
                 continue
             try:
-                yield RawRow(where, parsed(line, where))
+                yield RawRow(where, parsed(line.rstrip(), where))
             except DataError as error:
-                if on_error is None:
-                    raise
                 on_error(error)
 
 
 def parsed(text: bytes | str, where: str) -> Any:
     """The value of a JSON text. Raises DataError, which names the place."""
     try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: no text in UTF-8 (byte {error.start + 1})", "no JSON") from error
     except json.JSONDecodeError as error:
@@ -117,7 +123,14 @@ def parsed(text: bytes | str, where: str) -> Any:
         raise DataError(f"{where}: no JSON that can be read ({shown(str(error))})", "no JSON") from error
 
 
-def _json(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator[RawRow]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands there twice, all are {', '.join(key for key, _ in pairs)}")
+    return found
+
+
+def _json(path: Path, on_error: Callable[[DataError], None]) -> Iterator[RawRow]:
     if path.stat().st_size > 64 * MAX_LINE_BYTES:
         raise DataError(f"{path} is larger than {MAX_LINE_BYTES / 2**24:g} GiB, and a JSON list is read whole: write it as JSONL")
     rows = parsed(path.read_bytes(), str(path))
@@ -127,7 +140,7 @@ def _json(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator[
         yield RawRow(f"{path}: row {number}", row)
 
 
-def _parquet(path: Path, on_error: Callable[[DataError], None] | None) -> Iterator[RawRow]:
+def _parquet(path: Path, on_error: Callable[[DataError], None]) -> Iterator[RawRow]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -137,14 +150,26 @@ def _parquet(path: Path, on_error: Callable[[DataError], None] | None) -> Iterat
         number = 0
         with parquet.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=16):
-                for row in batch.to_pylist():
+                where = f"{path}: rows {number + 1} to {number + batch.num_rows}"
+                named = zip(batch.schema.names, batch.columns, strict=True)
+                columns = {name: _values(column, f"{where}: the column {name!r}") for name, column in named}
+                for place in range(batch.num_rows):
                     number += 1
-                    yield RawRow(f"{path}: row {number}", {key: value for key, value in row.items() if value is not None})
+                    row = {name: values[place] for name, values in columns.items() if values[place] is not None}
+                    yield RawRow(f"{path}: row {number}", row)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is no Parquet file that can be read ({shown(str(error))})") from error
 
 
-_READERS: dict[str, Callable[[Path, Callable[[DataError], None] | None], Iterator[RawRow]]] = {
+def _values(column: Any, where: str) -> list[Any]:
+    """Raises DataError: text that isn't UTF-8, or a time that Python has no type for."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{where} can't be read ({shown(str(error))}): write the file without this column") from error
+
+
+_READERS: dict[str, Callable[[Path, Callable[[DataError], None]], Iterator[RawRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".parquet": _parquet,

@@ -23,7 +23,7 @@ def write_documents(
 ) -> int:
     """Draw documents and write them with their questions: `rows.jsonl`, one row a document, and `images/`.
 
-    A document that is there already (an interrupted call) isn't drawn again; the rows are written last.
+    The rows are written last: after an interrupted call the same one begins anew.
 
     Args:
         folder: where to; made if it isn't there.
@@ -48,10 +48,9 @@ def write_documents(
         for number in range(seed, seed + count):
             document = make_document(number, kind, split=split)
             name = f"{document.kind}-{number:06d}.png"
-            if not (target / "images" / name).exists():
-                partial = target / "images" / f".{name}"
-                document.picture.save(partial, format="PNG")
-                os.replace(partial, target / "images" / name)
+            partial = target / "images" / f".{name}"
+            document.picture.save(partial, format="PNG")
+            os.replace(partial, target / "images" / name)
             turns: list[dict[str, str]] = []
             for asked in document.questions:
                 mark = "" if turns else "<image>\n"

@@ -47,12 +47,12 @@ class LlamaSentencePieceTokenizer(SentencePieceTokenizer):
     """
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
-        return super()._encode_plus(self._opened(text), self._opened(text_pair), **kwargs)
+        return super()._encode_plus(self.opened(text), self.opened(text_pair), **kwargs)
 
-    def _opened(self, text: Any) -> Any:
+    def opened(self, text: Any) -> Any:
         """A text, or texts nested as transformers allows, with what is put before them."""
         if isinstance(text, (list, tuple)):
-            return type(text)(map(self._opened, text))
+            return type(text)(map(self.opened, text))
         if not text:
             return text
         text = text.replace(SPACE, " ")

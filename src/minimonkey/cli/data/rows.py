@@ -49,7 +49,7 @@ def check(
         return
     from minimonkey.data.check import check as checked
 
-    processor = None if max_tokens is None else processor_of(model)
+    processor = None if max_tokens is None and model is None else processor_of(model)
     changes = pyramid_changes(pyramid, no_pyramid) or None
     with progress_bar("row") as bar:
         report = checked(
