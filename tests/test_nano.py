@@ -33,7 +33,7 @@ def test_a_page_gets_enough_pixels(nano):
         ("receipt", "How much is the coffee?", "3.20"),
         ("receipt", "What is the total?", "10.50"),
         ("receipt", "Read the line that begins with Apple.", "Apple cake 4.50"),
-        ("page", "What is the title?", "Region -based Segrmentation"),
+        ("page", "What is the title?", "Region -based Segmentation"),
     ],
 )
 def test_it_says_what_the_readme_shows(nano, picture, question, answer):

@@ -46,12 +46,13 @@ class Shape:
         """
         vision, text = config.vision_config, config.text_config
         tile_px, patch_px = (side if isinstance(side, int) else side[0] for side in (vision.image_size, vision.patch_size))
+        tile_px = getattr(config, "tile_px", tile_px)
         patches = (tile_px // patch_px) ** 2
         own_tokens = getattr(config, "tokens_per_tile", None)  # transformers' own class has no such word
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             name=name,
-            tile_px=getattr(config, "tile_px", tile_px),
+            tile_px=tile_px,
             tokens_per_tile=own_tokens or int(patches * config.downsample_ratio**2),
             patches=patches + 1,
             vision_width=vision.hidden_size,
