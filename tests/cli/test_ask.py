@@ -13,6 +13,7 @@ from PIL import Image
 from minimonkey.cli.ask import draw_answer
 from minimonkey.documents import pictures
 from minimonkey.inference.answer import labels_of
+from minimonkey.processing.box_notation import INTERNVL
 from minimonkey.pyramid import Box, PyramidSpec, Size
 from minimonkey.visualize import BOX_COLOURS, draw_boxes, draw_kept
 
@@ -212,7 +213,8 @@ def test_labels_of_boxes(text, labels):
 def test_labels_are_drawn(tmp_path, capsys):
     answer = types.SimpleNamespace(boxes=[Box(20, 40, 120, 90), Box(150, 40, 190, 90)], token_ids=[7])
     text = "<ref>bus</ref><box>[[100,400,600,900]]</box><box>[[750,400,950,900]]</box>"
-    vlm = types.SimpleNamespace(processor=types.SimpleNamespace(decode=lambda tokens: {(7,): text}[tuple(tokens)]))
+    processor = types.SimpleNamespace(decode=lambda tokens: {(7,): text}[tuple(tokens)], box_notation=INTERNVL)
+    vlm = types.SimpleNamespace(processor=processor)
     picture = Image.new("RGB", (200, 100), "grey")
     draw_answer(tmp_path / "out.png", picture, answer, vlm)
     with Image.open(tmp_path / "out.png") as drawn:
