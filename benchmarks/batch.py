@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     given = parse(parser)
+    del given.layers  # the embedded model is as it is
     where = f"{circumstances(given)}; nano, {given.pictures} receipts, {NEW_TOKENS} new tokens"
     print(f"{where}; rounds alternate after one that warms up, medians")
     with tempfile.TemporaryDirectory() as folder:

@@ -4,18 +4,22 @@ import datetime
 import decimal
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pydantic
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
+from minimonkey.checkpoints.tokenizers import published_tokenizer
 from minimonkey.errors import ExtractionError, MissingExtraError, UsageError
-from minimonkey.inference import VisionLanguageModel, extract
+from minimonkey.inference import EMBEDDED, VisionLanguageModel, extract
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.extract import Fields, JsonConstraint, token_table
 from minimonkey.pyramid import Box, PyramidSpec, Size
+from tests.checkpoints.slow_llama import write_phi3_tokenizer
 
 PICTURES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60 + 20 * seed, 3), dtype=np.uint8)) for seed in range(3)
@@ -254,6 +258,44 @@ def test_logits_may_be_more_than_tokens(vlm):
     scores = torch.zeros(1, width)
     scores[0, len(tokenizer) :] = 9.0
     assert constraint.bytes_of([int(constraint(torch.tensor([[0]]), scores).argmax())]) == [b"{"]
+
+
+def test_pictures_and_questions_are_as_many(vlm):
+    for pictures, questions in ((PICTURES[0], None), (PICTURES, ["?"]), (PICTURES[:1], "?")):
+        with pytest.raises(UsageError, match="expected a list"):
+            vlm.extractions(pictures, "a:boolean", questions)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(params=["minimonkey-internlm2-56", "internvl2-qwen2-56", "phi3", "nano"])
+def tokenizer(request, tmp_path):
+    """One of each kind that a loaded model may have: sentencepiece with bytes to fall back on, bytes merged, Phi-3's, nano's."""
+    if request.param == "nano":
+        return AutoTokenizer.from_pretrained(EMBEDDED, trust_remote_code=False)
+    if request.param == "phi3":
+        write_phi3_tokenizer(tmp_path)
+        settings = {"llm_config": {"architectures": ["Phi3ForCausalLM"], "vocab_size": 10**6}}
+        return published_tokenizer(tmp_path, settings)
+    folder = GOLDEN / request.param
+    return published_tokenizer(folder, json.loads((folder / "config.json").read_text()))
+
+
+def test_tokens_of_every_kind_of_tokenizer(tokenizer, auto_classes):
+    """Random logits: what comes out is JSON that fits, and its bytes are what the tokenizer itself decodes."""
+    fields = Fields.of("total:number, day:date, name:string, paid:cash|card, items:[{what, price:number}]")
+    width, dice = len(tokenizer) + 5, torch.Generator().manual_seed(1)
+    constraint, written = JsonConstraint(fields, tokenizer, width, [tokenizer.eos_token_id], 1), []
+    for _ in range(3000):
+        scores = constraint(torch.tensor([[0, *written]]), 4 * torch.randn(1, width, generator=dice))
+        if (token := int(scores.argmax())) == tokenizer.eos_token_id:
+            break
+        written.append(token)
+    data = json.loads(b"".join(constraint.bytes_of(written)))
+    assert fits(fields.schema, data) and data.keys() == {"total", "day", "name", "paid", "items"}
+    decoded = tokenizer.decode(written, clean_up_tokenization_spaces=False)
+    assert json.loads(decoded).keys() == data.keys()
 
 
 def test_the_table_is_made_once(vlm, monkeypatch):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from minimonkey.errors import ExtractionError, MissingExtraError, UsageError
+from minimonkey.errors import ExtractionError, MissingExtraError, UsageError, shown
 from minimonkey.inference.answer import Answer, boxes_of
 from minimonkey.inference.json_schema import BOX_FULL, Schema, bounded, in_words
 from minimonkey.inference.short_form import schema_of
@@ -57,6 +57,15 @@ class Fields:
     def question(self) -> str:
         """What a model is asked unless the user says something else."""
         return f"Read these fields and answer in JSON, with null for what isn't there: {in_words(self.schema)}"
+
+    def requests(self, pictures: Sequence[Any], questions: Sequence[str | None] | None) -> list[tuple[Any, str]]:
+        """Pairs of pictures and what is asked about them. Raises UsageError for anything but a list of each."""
+        if not isinstance(pictures, list | tuple):
+            raise UsageError(f"pictures={shown(pictures)}: expected a list, of what extract() takes")
+        given = [None] * len(pictures) if questions is None else questions
+        if not isinstance(given, list | tuple) or len(given) != len(pictures):
+            raise UsageError(f"questions={shown(given)}: expected a list of as many as there are pictures, {len(pictures)}")
+        return [(each, self.question if question is None else question) for each, question in zip(pictures, given, strict=True)]
 
     @property
     def grammar(self) -> str:

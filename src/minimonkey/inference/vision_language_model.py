@@ -219,9 +219,8 @@ class VisionLanguageModel:
             What `extract` raises, ExtractionError excepted.
         """
         fields = Fields.of(schema)
-        asked = [fields.question if question is None else question for question in questions or [None] * len(pictures)]
         found: list[Extraction] = []
-        for request, inputs in self._prepared(list(zip(pictures, asked, strict=True)), **settings):
+        for request, inputs in self._prepared(fields.requests(pictures, questions), **settings):
             vocabulary = self.backend.network.config.text_config.vocab_size
             constraint = JsonConstraint(fields, self.processor.tokenizer, vocabulary, request.stops, len(request.prompts))
             answers = replace(request, constraints=[constraint]).answers(self.backend, inputs)
