@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from internvl2_1b import TILE_TOKENS, random_model
 from minimonkey.compression.spec import SELECTORS, CompressionSpec
 from minimonkey.evaluation.speed import medians
-from minimonkey.language_model.layers import rotation, walk
+from minimonkey.language_model.layers import rotary_cos_sin, run_layers
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from report import Bar, circumstances, conclude, options, parse
 
@@ -37,8 +37,10 @@ def prompt(level_tiles: tuple[int, int, int], model: MiniMonkeyForConditionalGen
     ids = [*range(100, 100 + BEFORE), *[model.config.image_token_id] * (TILE_TOKENS * tiles), *range(300, 300 + BEHIND)]
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(tiles, TILE_TOKENS, model.config.text_config.hidden_size, generator=generator) * 0.02
-    looks = torch.rand(tiles, 4 * TILE_TOKENS, generator=generator).to(model.device)
-    encoded = {"image": BaseModelOutputWithPooling(pooler_output=features.to(model.device, model.dtype), attentions=(looks,))}
+    cls_attention = torch.rand(tiles, 4 * TILE_TOKENS, generator=generator).to(model.device)
+    encoded = {
+        "image": BaseModelOutputWithPooling(pooler_output=features.to(model.device, model.dtype), attentions=(cls_attention,))
+    }
     tensors = {"input_ids": torch.tensor([ids]), "level_tiles": torch.tensor([level_tiles])}
     return {name: tensor.to(model.device) for name, tensor in tensors.items()} | {"mm_encoder_outputs": encoded}
 
@@ -58,12 +60,12 @@ def published(model: MiniMonkeyForConditionalGeneration, inputs: dict, elsewhere
     start, stop = BEFORE, BEFORE + TILE_TOKENS * int(inputs["level_tiles"][0, 0])
     maps: list[torch.Tensor] = []
     hook = text.layers[1].self_attn.register_forward_hook(lambda module, args, output: maps.append(output[1]))
-    turned = rotation(text, embeddings, torch.arange(ids.shape[1], device=ids.device)[None])
+    cos_sin = rotary_cos_sin(text, embeddings, torch.arange(ids.shape[1], device=ids.device)[None])
     ours = text.config._attn_implementation
     text.set_attn_implementation(elsewhere)
-    hidden = walk(text, embeddings, range(1), turned=turned)
+    hidden = run_layers(text, embeddings, range(1), cos_sin=cos_sin)
     text.set_attn_implementation("eager")
-    walk(text, hidden, range(1, 2), turned=turned)
+    run_layers(text, hidden, range(1, 2), cos_sin=cos_sin)
     hook.remove()
     scores = maps.pop()[:, :, stop:, start:stop].mean(dim=2).mean(dim=1)[0]
     best = scores.topk((stop - start) // 2).indices.sort().values

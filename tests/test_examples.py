@@ -33,6 +33,14 @@ def test_the_transformers_way_reads_two_pictures(monkeypatch, capsys):
     assert len(lines) >= 2
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's
+def test_transformers_trainer_and_peft_take_our_batches(monkeypatch, capsys, tmp_path):
+    *_, line = run("finetune_with_trainer.py", monkeypatch, capsys, str(tmp_path), "3")
+    first, last = (float(word) for word in line.split(";")[0].removeprefix("loss ").split(" -> "))
+    assert last < first
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_cutting_needs_no_model(monkeypatch, capsys, tmp_path):
     lines = run("cut_a_picture.py", monkeypatch, capsys, str(tmp_path / "out.png"))
     assert lines[0] == "460x600 px -> 19 tiles of 448 px"

@@ -64,7 +64,7 @@ def test_every_selector_keeps_the_same_tokens(here, there, selector):
     spec = CompressionSpec(selector, 0.5)
     ours, theirs = (vlm.ask(RECEIPT, QUESTIONS[1], compression=spec, max_new_tokens=8) for vlm in (here, there))
     assert ours.text == theirs.text
-    for here_kept, there_kept in zip(ours.kept, theirs.kept, strict=True):
+    for here_kept, there_kept in zip(ours.selections, theirs.selections, strict=True):
         assert here_kept.selected.tolist() == there_kept.selected.tolist()
 
 

@@ -1,5 +1,6 @@
 """What loading a module may drag in, and code that must not appear anywhere."""
 
+import ast
 import json
 import re
 import subprocess
@@ -60,3 +61,47 @@ def test_banned_code(reason):
 def test_the_ban_sees_what_it_bans():
     code = "model.cuda()\nload(trust_remote_code = True)\nimport pickle\nfrom torchvision import io\nexcept Exception as error:"
     assert [offences(code, pattern) for pattern in BANNED.values()] == [[1], [2], [3], [4], [5]]
+
+
+SEAMS = {
+    "transformers",
+    "transformers.activations",
+    "transformers.cache_utils",
+    "transformers.conversion_mapping",
+    "transformers.generation",
+    "transformers.image_processing_base",
+    "transformers.image_transforms",
+    "transformers.image_utils",
+    "transformers.integrations.sdpa_attention",
+    "transformers.masking_utils",
+    "transformers.modeling_outputs",
+    "transformers.modeling_rope_utils",
+    "transformers.models.got_ocr2.image_processing_pil_got_ocr2",
+    "transformers.models.internvl.modeling_internvl",
+    "transformers.models.phi3.modeling_phi3",
+    "transformers.processing_utils",
+    "transformers.tokenization_utils_base",
+    "transformers.utils",
+    "transformers.utils.logging",
+}
+"""The modules of transformers that we import, which may move. A new one is a decision, and a row in CONTRIBUTING.md."""
+
+
+def modules_of(source: str, package: str) -> set[str]:
+    """The modules of a package that a source imports, wherever in it the import stands."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name for name in names if name.partition(".")[0] == package}
+
+
+def test_the_modules_of_transformers_that_we_stand_on():
+    found = {module for path in SOURCES for module in modules_of(path.read_text(), "transformers")}
+    assert found == SEAMS
+    rows = (ROOT / "CONTRIBUTING.md").read_text()
+    assert {module for module in SEAMS if f"| `{module}` |" not in rows} == set(), "each is listed with its reason"
+
+
+def test_imports_are_seen_wherever_they_stand():
+    code = "import a.b\nfrom a import c\nfrom . import a\nif True:\n    def f():\n        from a.d.e import g\n        import ab"
+    assert modules_of(code, "a") == {"a.b", "a", "a.d.e"}

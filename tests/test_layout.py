@@ -1,6 +1,7 @@
 """The shape of the house: sizes of files and functions, names, and that each room opens with what it is for."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,24 @@ def test_the_page_for_agents_is_one_page():
 def test_the_makefile_names_no_package_index():
     """pip's own settings do that, and whoever calls make."""
     assert "://" not in (PACKAGE.parents[1] / "Makefile").read_text()
+
+
+GUIDE = (PACKAGE.parents[1] / "docs" / "reading-guide.md").read_text()
+
+
+def test_every_file_of_the_core_stands_in_the_reading_guide():
+    rooms = ("pyramid", "processing", "compression", "language_model", "inference")
+    files = [path for room in rooms for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
+    assert [name_of(path) for path in files if f"`{path.name}`" not in GUIDE] == []
+
+
+def test_each_hop_of_the_reading_guide_is_there():
+    """The diagrams' lines: a file, and the functions and classes that it defines."""
+    hops = re.findall(r"^ *([a-z_/]+\.py) {2,}((?:[A-Za-z_.]+, )*[A-Za-z_.]+)", GUIDE, re.M)
+    assert len(hops) > 20
+    for file, names in hops:
+        defined = set()
+        for node in ast.parse((PACKAGE / file).read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                defined |= {node.name} | {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+        assert set(names.split(", ")) <= defined, (file, names)

@@ -88,7 +88,7 @@ def test_batch(nano):
 @pytest.mark.parametrize("queries", ["all", "vision"])
 def test_scm(nano, queries):
     answer = nano.ask(RECEIPT, TOTAL[0], compression=CompressionSpec("scm", keep_ratio=0.5, queries=queries))
-    assert (answer.text, [len(kept.selected) for kept in answer.kept]) == (TOTAL[1], [12 * 64 // 2])
+    assert (answer.text, [len(kept.selected) for kept in answer.selections]) == (TOTAL[1], [12 * 64 // 2])
 
 
 def test_openvino():

@@ -11,7 +11,7 @@ import torch
 from minimonkey.errors import MiniMonkeyError, ShortOfMemoryError
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.inference.prefix_cache import PrefixCache
-from minimonkey.memory import enough_memory
+from minimonkey.memory import explain_out_of_memory
 from minimonkey.models.strict_loading import load_strictly
 
 TOO_MUCH = 2**60
@@ -20,7 +20,7 @@ TOO_MUCH = 2**60
 def test_what_torch_says_here():
     """The real allocator of this machine, whose wording is torch's to change."""
     refused = f"^out of memory while answering, {4 * TOO_MUCH} bytes more were needed: less$"
-    with pytest.raises(ShortOfMemoryError, match=refused), enough_memory("answering", "less"):
+    with pytest.raises(ShortOfMemoryError, match=refused), explain_out_of_memory("answering", "less"):
         torch.empty(TOO_MUCH)
 
 
@@ -43,7 +43,7 @@ def test_what_torch_says_here():
     ],
 )
 def test_what_others_say(error, amount):
-    @enough_memory("training", "lower tiles_per_batch")
+    @explain_out_of_memory("training", "lower tiles_per_batch")
     def step():
         raise error
 
@@ -53,8 +53,11 @@ def test_what_others_say(error, amount):
 
 
 def test_the_first_to_say_it_is_heard():
-    with pytest.raises(ShortOfMemoryError, match="^out of memory while loading: quantize$"), enough_memory("answering", "less"):
-        with enough_memory("loading", "quantize"):
+    with (
+        pytest.raises(ShortOfMemoryError, match="^out of memory while loading: quantize$"),
+        explain_out_of_memory("answering", "less"),
+    ):
+        with explain_out_of_memory("loading", "quantize"):
             raise MemoryError
 
 
@@ -68,7 +71,7 @@ def test_the_first_to_say_it_is_heard():
     ],
 )
 def test_other_errors_stay_as_they_are(error):
-    with pytest.raises(type(error)) as info, enough_memory("answering", "less"):
+    with pytest.raises(type(error)) as info, explain_out_of_memory("answering", "less"):
         raise error
     assert info.value is error
 

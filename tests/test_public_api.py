@@ -70,7 +70,7 @@ def test_signatures():
     assert parameters(OpenPicture.ask) == ["self", "question", "history", "max_new_tokens", "generation"]
     assert parameters(OpenPicture.ask_many) == ["self", "questions", "settings"]
     assert parameters(OpenPicture.stream) == ["self", "question", "settings"]
-    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "kept"]
+    answer = ["text", "token_ids", "mean_logprob", "boxes", "prompt_tokens", "image_tokens", "timings", "pyramids", "selections"]
     assert parameters(minimonkey.Answer) == answer
 
 

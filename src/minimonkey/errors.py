@@ -16,14 +16,31 @@ The command line prints the message of these as one line and exits with 2; anyth
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """The message about a name that isn't known: `what` it was meant for, the nearest one that is, and all of them."""
     names = list(known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
-    return f"{what} {name!r}; the nearest is {nearest!r}, all are {', '.join(names)}"
+    return f"{what} {shown(name)}; the nearest is {nearest!r}, all are {', '.join(names)}"
+
+
+def check_keys(what: str, settings: object, known: Iterable[str], error: type[UsageError]) -> None:
+    """Check settings that were saved, or written by hand.
+
+    Args:
+        what: the settings are of, for the message.
+        settings: should be a mapping with some of the known keys.
+        known: names of settings.
+        error: is raised for anything else; its message names the nearest setting.
+    """
+    if not isinstance(settings, Mapping):
+        raise error(f"{what}: settings are {shown(settings)}, expected a dict of {', '.join(known)}")
+    names = list(known)
+    for key in settings:
+        if key not in names:
+            raise error(unknown(f"{what} has no setting", key, names))
 
 
 def shown(value: object) -> str:

@@ -17,12 +17,26 @@ REFUSALS = re.compile(
 )
 """What allocators say in a RuntimeError without a class of its own: torch for MPS and CPUs, C++, cuBLAS, OpenVINO."""
 
+HINTS = {
+    "load": "load with a smaller dtype, quantize='int8' or 'int4', or device_map='auto'",
+    "open": "lower the pyramid's budgets, or close other pictures",
+    "ask": "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression",
+    "openvino": "leave engine out, which keeps the weights once more, or lower the pyramid's budgets",
+    "train": "lower tiles_per_batch, or max_tiles of the sources",
+}
+"""Which settings need less memory for each of these."""
+
 
 @contextmanager
-def enough_memory(doing: str, remedies: str) -> Iterator[None]:
+def explain_out_of_memory(doing: str, hint: str) -> Iterator[None]:
     """For a `with` block, or a function as a decorator: what allocators refuse becomes a ShortOfMemoryError, other errors stay.
 
-    `doing` is what memory ran out at, `remedies` which settings would need less of it.
+    Args:
+        doing: what memory ran out at, for the message.
+        hint: which settings would need less of it; one of HINTS.
+
+    Raises:
+        ShortOfMemoryError: in place of what torch, numpy, OpenVINO or the system raised.
     """
     try:
         yield
@@ -33,7 +47,7 @@ def enough_memory(doing: str, remedies: str) -> Iterator[None]:
             raise
         size = re.search(r"(?:tried|unable) to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
         amount = f", {size[1]} more were needed" if size else ""
-        raise ShortOfMemoryError(f"out of memory while {doing}{amount}: {remedies}") from error
+        raise ShortOfMemoryError(f"out of memory while {doing}{amount}: {hint}") from error
 
 
 def _refused(error: Exception) -> bool:

@@ -7,14 +7,13 @@ names the nearest one.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from minimonkey.errors import MissingExtraError, UsageError
+from minimonkey.errors import MissingExtraError, UsageError, unknown
 
 
 def read_recipe_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def read_recipe_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
         if not separator:
             raise UsageError(f"override {override!r}: expected key=value, e.g. steps=200")
         try:
-            _set(raw, key.split("."), yaml.safe_load(value), override)
+            set_key(raw, key.split("."), yaml.safe_load(value), override)
         except yaml.YAMLError as error:
             raise UsageError(f"override {override!r} is no valid YAML") from error
     return raw
@@ -60,11 +59,9 @@ def build(cls: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise UsageError(f"{where}: expected `key: value` lines for {cls.__name__}, got {raw!r}")
     hints = typing.get_type_hints(cls)
-    unknown = [key for key in raw if key not in hints]
-    if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), hints, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(hints)}"
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}{hint}")
+    for key in raw:
+        if key not in hints:
+            raise UsageError(unknown(f"{where}: unknown key", key, hints))
     required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
     missing = sorted(required - raw.keys())
     if missing:
@@ -102,7 +99,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _set(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+def set_key(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    """Set a key of nested settings, in place. Raises UsageError, which names the override, if one on the way has no settings."""
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})
         if not isinstance(raw, dict):

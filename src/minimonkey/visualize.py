@@ -36,9 +36,16 @@ MARGIN_PX, FONT_PX, DASH_PX = 28, 16, 12
 
 
 def draw_pyramid(picture: Image.Image, pyramid: Pyramid) -> Image.Image:
-    """The picture with each level's cut lines in its own colour, and a legend below; at most about 1700 px wide and 1800 high.
+    """Draw each level's cut lines on a picture, in the level's colour, and a legend below.
 
     Detail cuts are solid, adaptive cuts dashed (where both fall together the colours alternate), the thumbnail is the frame.
+
+    Args:
+        picture: the picture.
+        pyramid: how it is cut.
+
+    Returns:
+        A drawing of at most about 1700 x 1800 px.
     """
     width, height = _drawn_size(picture.width, picture.height)
     legend = _legend(pyramid, max(width, 420))
@@ -59,7 +66,15 @@ def draw_pyramid(picture: Image.Image, pyramid: Pyramid) -> Image.Image:
 
 
 def contact_sheet(picture: Image.Image, pyramid: Pyramid) -> Image.Image:
-    """The tiles as the model sees them, level by level, numbered in the order of the sequence; at most about 1700 px wide."""
+    """Draw the tiles as the model sees them, level by level, numbered in the order of the sequence.
+
+    Args:
+        picture: the picture.
+        pyramid: how it is cut.
+
+    Returns:
+        A drawing of at most about 1700 px across.
+    """
     panels, first = [], 0
     for level in pyramid.levels:
         panels.append(_panel(picture, level, first))
@@ -80,10 +95,18 @@ def contact_sheet(picture: Image.Image, pyramid: Pyramid) -> Image.Image:
 
 
 def draw_boxes(picture: Image.Image, boxes: Iterable[Sequence[float]], labels: Sequence[str] = ()) -> Image.Image:
-    """The picture in its own size with boxes (left, top, right, bottom, in its pixels), each with its label if there is one.
+    """Draw boxes on a picture, each with its label.
 
     Models write what they like: corners in the wrong order are swapped, and a box that leaves the picture ends at its edge. Lines
-    are drawn around the box as far as there is room. A label of "" is none; Pillow's own font has Latin letters only.
+    are drawn around the box as far as there is room.
+
+    Args:
+        picture: the picture.
+        boxes: each (left, top, right, bottom) in the picture's pixels.
+        labels: of the boxes, in their order; "" for none. Pillow's own font has Latin letters only.
+
+    Returns:
+        A drawing in the picture's size.
     """
     drawn = picture.convert("RGB").copy()
     draw = ImageDraw.Draw(drawn)
@@ -103,11 +126,22 @@ def draw_boxes(picture: Image.Image, boxes: Iterable[Sequence[float]], labels: S
 
 
 def draw_kept(picture: Image.Image, pyramid: Pyramid, selected: Iterable[int], tokens_per_tile: int) -> Image.Image:
-    """The picture with the detail tokens that compression dropped in grey, and how many it kept below; at most about 1700 px wide.
+    """Draw a picture with the detail tokens that compression dropped in grey, and below how many it kept.
 
-    `selected`: the detail tokens that stay, counted from the first one, tile by tile and row by row (`Selection.selected`). The
-    other levels, which keep all their tokens, aren't drawn. Where tokens were averaged, those whose place the averages took stand
-    for them. Raises UsageError for a picture without a detail level, or tiles of a number of tokens that is no square.
+    The other levels, which keep all their tokens, aren't drawn. Where tokens were averaged, those whose place the averages took
+    stand for them.
+
+    Args:
+        picture: the picture.
+        pyramid: how it is cut.
+        selected: the detail tokens that stay, counted from the first one, tile by tile and row by row (`Selection.selected`).
+        tokens_per_tile: image tokens of a tile, a square number.
+
+    Returns:
+        A drawing of at most about 1700 px across.
+
+    Raises:
+        UsageError: a picture without a detail level, or tiles of a number of tokens that is no square.
     """
     side = math.isqrt(tokens_per_tile)
     if pyramid.detail is None or side * side != tokens_per_tile:

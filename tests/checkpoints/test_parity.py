@@ -201,7 +201,7 @@ def test_compression_knows_the_order_of_the_levels(loaded, pictures):
     """With the detail level last or first, `scm` prunes detail tokens alone."""
     vlm, _, _ = loaded[MONKEY]
     settings = {"compression": {"selector": "scm"}, "max_new_tokens": 2}
-    ((first,), (last,)) = (vlm.ask(pictures["wide_receipt"], "Read.", pyramid=cut, **settings).kept for cut in ({}, DEMO))
+    ((first,), (last,)) = (vlm.ask(pictures["wide_receipt"], "Read.", pyramid=cut, **settings).selections for cut in ({}, DEMO))
     tokens = last.detail.stop - last.detail.start
     assert first.detail.stop - first.detail.start == tokens == 12 * 4
     assert last.detail.start - first.detail.start == 4 * 4, "the four adaptive tiles come before"

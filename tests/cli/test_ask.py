@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from minimonkey.cli.ask import draw_answer
+from minimonkey.documents import pictures
 from minimonkey.inference.answer import labels_of
 from minimonkey.pyramid import Box, PyramidSpec, Size
 from minimonkey.visualize import BOX_COLOURS, draw_boxes, draw_kept
@@ -335,3 +336,11 @@ def test_a_published_folder_that_is_broken_or_renamed_gives_its_one_line(run, go
         result = run("ask", "--model", str(tmp_path / name), picture, "Read.")
         assert (result.code, result.out) == (2, "")
         assert words in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_picture_is_prepared_once(run, folder, picture, monkeypatch, more):
+    prepared, original = [], pictures._to_rgb
+    monkeypatch.setattr(pictures, "_to_rgb", lambda given, *how: prepared.append(given.size) or original(given, *how))
+    assert run("ask", "-m", folder, "--max-new-tokens", "1", picture, "What?", *more).code == 0
+    assert prepared == [(90, 60)]

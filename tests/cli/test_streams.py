@@ -132,3 +132,21 @@ def test_streams_and_loggers_are_as_before(run, monkeypatch):
     assert torchao.level == logging.INFO
     with standard_streams():
         assert sys.stdout.encoding == before[0].encoding
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_standard_error_that_is_full_changes_nothing_else(run, folder, picture, monkeypatch, number, at_once):
+    ask = ("ask", "-m", folder, "--max-new-tokens", "2", picture, "What?")
+    answer = run(*ask)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", Full(number, at_once))
+        assert run(*ask)[:2] == (0, answer.out)
+        assert run("inspect", "no-such.png")[0] == 2
+
+
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "2> >(exec true)"])
+def test_errors_from_the_shell_into_a_full_standard_error(tmp_path, redirections):
+    command = f"{sys.executable} -m minimonkey.cli.main inspect no-such.png {redirections}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")

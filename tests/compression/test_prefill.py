@@ -10,7 +10,7 @@ from transformers import AttentionInterface, GenerationConfig, InternVLForCondit
 from minimonkey.compression import selectors
 from minimonkey.compression.spec import SELECTORS, CompressionSpec
 from minimonkey.errors import UsageError
-from minimonkey.language_model.layers import CACHE, window
+from minimonkey.language_model.layers import CACHE, sliding_window
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 
@@ -96,22 +96,22 @@ def read_naively(model, embeddings, dropped: list[int], length: int) -> torch.Te
     third on none does."""
     text = model.model.language_model
     places, kept = torch.arange(embeddings.shape[1]), [place for place in range(embeddings.shape[1]) if place not in dropped]
-    turned = text.rotary_emb(embeddings, position_ids=places[None])
+    cos_sin = text.rotary_emb(embeddings, position_ids=places[None])
     early, late = torch.ones(len(places), len(places)).tril() == 0, torch.ones(len(kept), len(kept)).tril() == 0
     early[length:, dropped] = True
     hidden = embeddings
     for index, layer in enumerate(text.layers):
         if index == 2:
-            hidden, turned = hidden[:, kept], tuple(part[:, kept] for part in turned)
+            hidden, cos_sin = hidden[:, kept], tuple(part[:, kept] for part in cos_sin)
         unseen = (early if index < 2 else late).clone()
-        if (seen := window(text, index)) is not None:  # of the tokens that there are for a row
+        if (seen := sliding_window(text, index)) is not None:  # of the tokens that there are for a row
             behind = torch.ones(late.shape).tril(-seen) == 1
             unseen |= torch.ones(early.shape).tril(-seen) == 1 if index < 2 else behind
             if index < 2 and length < len(places):
                 unseen[length:] = True
                 unseen[length:, kept] = (late | behind)[length - len(places) :]
         mask = torch.zeros(unseen.shape).masked_fill(unseen, float("-inf"))
-        hidden = layer(hidden, attention_mask=mask[None, None], position_embeddings=turned)
+        hidden = layer(hidden, attention_mask=mask[None, None], position_embeddings=cos_sin)
     return model.lm_head(text.norm(hidden))
 
 
@@ -370,7 +370,7 @@ def test_visionzip_goes_by_the_encoders_class_token(qwen2):
     assert_close(selection.scores, expected[:12], rtol=1e-4, atol=1e-6)
     assert selection.selected.tolist() == selectors.best(expected[:12], 6).tolist()
 
-    output = qwen2.get_image_features(pixel_values=inputs["pixel_values"], class_attention=True)
+    output = qwen2.get_image_features(pixel_values=inputs["pixel_values"], cls_attention=True)
     assert_close(output.attentions[0], seen[0][:, :, 0, 1:].mean(dim=1), rtol=1e-4, atol=1e-6)
     ready = {name: value for name, value in inputs.items() if name != "pixel_values"} | {"mm_encoder_outputs": {"image": output}}
     again = qwen2.model.compress(CompressionSpec("visionzip", 0.5), **ready).selections[0]
@@ -435,12 +435,12 @@ def test_questions_go_on_from_pictures_that_were_compressed_without_them(name):
     kept = torch.cat((compressed.ids(prefix["input_ids"], 0).expand(2, -1), questions["input_ids"]), dim=1)
     for _ in range(2):  # what is repeated stays as it is
         embeddings = model.get_input_embeddings()(questions["input_ids"])
-        both = compressed.repeated(2).followed_by(model.model.language_model, embeddings, questions["attention_mask"])
+        both = compressed.repeat_rows(2).extended(model.model.language_model, embeddings, questions["attention_mask"])
         hidden, places = both.hidden.clone(), both.positions.clone()
         said = model.generate(kept, compressed_prompt=both, attention_mask=both.mask, max_new_tokens=NEW, do_sample=False)
         assert torch.equal(said[:, : kept.shape[1]], kept)
         read = model.generate(
-            kept, compressed_prompt=compressed.repeated(2), attention_mask=both.mask, max_new_tokens=NEW, do_sample=False
+            kept, compressed_prompt=compressed.repeat_rows(2), attention_mask=both.mask, max_new_tokens=NEW, do_sample=False
         )
         assert torch.equal(read, said)
         for row, length in enumerate(lengths):
@@ -450,7 +450,7 @@ def test_questions_go_on_from_pictures_that_were_compressed_without_them(name):
             assert_close(hidden[row, -length:], fresh.hidden[0, -length:], rtol=1e-4, atol=1e-4)
             expected = model.generate(**whole, compression=spec, max_new_tokens=NEW, do_sample=False)
             assert said[row, kept.shape[1] :].tolist() == expected[0, whole["input_ids"].shape[1] :].tolist()
-    assert (compressed.cache.get_seq_length(), compressed.early.get_seq_length()) == (23, 29)
+    assert (compressed.cache.get_seq_length(), compressed.early_cache.get_seq_length()) == (23, 29)
 
 
 @pytest.mark.parametrize("selector", ["scm", "uniform"])
@@ -564,5 +564,5 @@ def test_generate_needs_the_cache(qwen2):
 def test_a_model_of_one_layer():
     model = make("qwen2")
     model.model.language_model.layers = model.model.language_model.layers[:1]
-    with pytest.raises(UsageError, match="compression asks layer 2 of the language model, which has 1: leave it out"):
+    with pytest.raises(UsageError, match="compression goes by layer 2 of the language model, which has 1: leave it out"):
         model.model.compress(CompressionSpec("scm"), **batch(ONE))

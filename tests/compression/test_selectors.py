@@ -28,7 +28,7 @@ def test_attention_by_hand():
     assert_close(selectors.attention_to(2 * queries, keys, rows, Span(1, 3), scale=0.5), (row_2 + row_3) / 2)
 
     near_2, near_3 = torch.tensor([2 / 5, 3 / 5]), torch.tensor([0, 3 / 7])  # each sees two tokens, itself the second
-    assert_close(selectors.attention_to(queries, keys, rows, Span(1, 3), scale=1.0, window=2), (near_2 + near_3) / 2)
+    assert_close(selectors.attention_to(queries, keys, rows, Span(1, 3), scale=1.0, sliding_window=2), (near_2 + near_3) / 2)
 
     alone = selectors.attention_to(queries[:, :1], keys, torch.tensor([3]), Span(0, 2), scale=1.0)
     assert_close(alone, torch.tensor([1 / 10, 2 / 10]))
@@ -55,7 +55,7 @@ def test_attention_is_that_of_the_whole_map(monkeypatch, at_once, window):
         unseen |= places <= places[:, None] - window
     maps = logits.masked_fill(unseen, float("-inf")).softmax(dim=-1)
     rows = torch.tensor([14, 15, 17, 18, 19, 20, 24, 25, 29])
-    scores = selectors.attention_to(queries[:, rows], keys, rows, Span(4, 14), scale=0.3, window=window)
+    scores = selectors.attention_to(queries[:, rows], keys, rows, Span(4, 14), scale=0.3, sliding_window=window)
     assert_close(scores, maps[:, rows, 4:14].mean(dim=(0, 1)))
 
 

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network
 from minimonkey.compression.spans import Selection, detail_levels, remaining
-from minimonkey.compression.spec import ASKING, SELECTORS, CompressionSpec
-from minimonkey.errors import UsageError
-from minimonkey.pyramid import Span
+from minimonkey.compression.spec import QUERY_SELECTORS, SELECTORS, CompressionSpec
+from minimonkey.errors import PyramidError, UsageError
+from minimonkey.pyramid import PyramidSpec, Span
 
 IMAGE = 9
 REFERENCE = CompressionSpec("scm-reference")
@@ -42,7 +42,7 @@ def test_what_is_not_given_is_the_selectors_own():
 
 
 def test_what_depends_on_the_question():
-    assert {name for name in SELECTORS if CompressionSpec(name).depends_on_question} == set(ASKING)
+    assert {name for name in SELECTORS if CompressionSpec(name).depends_on_question} == set(QUERY_SELECTORS)
     assert not any(CompressionSpec(name, queries="vision").depends_on_question for name in ("scm", "cdpruner", "mmr", "random"))
 
 
@@ -185,7 +185,7 @@ def test_pictures_side_by_side():
 
 
 def test_who_asks_nobody_needs_no_question():
-    for selector in set(SELECTORS) - set(ASKING):
+    for selector in set(SELECTORS) - set(QUERY_SELECTORS):
         assert levels_of(ids("aII"), [[2, 0, 0]], CompressionSpec(selector)) == [(0, 0, Span(1, 3), 1, 0, [])]
 
 
@@ -339,3 +339,24 @@ def test_one_changed_weight_shows(network, tensors, records):
 
     assert differs(1)
     assert not differs(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (3, "^{name}: settings are 3, expected a dict of "),
+        ("scm", "^{name}: settings are 'scm', expected a dict of "),
+        ({"colour": 1}, "^{name} has no setting 'colour'; the nearest is '.*', all are "),
+        ({7: 1}, "^{name} has no setting 7; the nearest is "),
+        ({"selector": [], "exclude": []}, "^{name}: .*\\[\\].*"),
+        ({"keep_ratio": "x" * 500, "detail": "x" * 500}, r"^{name}: \w+='x{{59}}\.\.\.x{{29}}': expected "),
+    ],
+)
+def test_saved_settings_are_refused_in_the_same_words(settings, message):
+    """Of a compression and of a pyramid."""
+    for spec, name, error in ((CompressionSpec, "compression", UsageError), (PyramidSpec, "pyramid", PyramidError)):
+        own = {field.name for field in dataclasses.fields(spec)}
+        given = {key: settings[key] for key in settings if key in own} or settings if isinstance(settings, dict) else settings
+        with pytest.raises(error, match=message.format(name=name)) as caught:
+            spec.from_dict(given)
+        assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from PIL import Image
 from minimonkey.data.check import check
 from minimonkey.data.conversation import Conversation
 from minimonkey.data.convert import convert_rows
-from minimonkey.data.encode import NOT_LEARNT, encode
+from minimonkey.data.encoding import NOT_LEARNT, encode
 from minimonkey.data.histogram import Histogram
 from minimonkey.data.lengths import lengths
 from minimonkey.data.page import GROUNDS, draw_page, pieces

@@ -73,7 +73,7 @@ def test_sets_of_another_file_are_taken_over(written):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: m\nsets: [{name: a, rows: a.jsonl, wieght: 2}]", "m.yaml: sets[0]: unknown key 'wieght'; did you mean 'weight'?"),
+        ("name: m\nsets: [{name: a, rows: a.jsonl, wieght: 2}]", "m.yaml: sets[0]: unknown key 'wieght'; the nearest is 'weight'"),
         ("name: m\nsets: [{name: a}]", "m.yaml: sets[0]: missing key 'rows'"),
         ("name: m\nsets: [{name: a, rows: a.jsonl, repeat: often}]", "m.yaml: sets[0]: repeat='often': expected float"),
         ("name: m\nsets: [{name: a, rows: a.jsonl, repeat: .nan}]", "m.yaml: a: repeat=nan: expected a number from 0 on"),

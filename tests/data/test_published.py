@@ -3,7 +3,7 @@
 import pytest
 
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import encode
+from minimonkey.data.encoding import encode
 from minimonkey.data.published import published_example
 from minimonkey.errors import DataError
 from tests.data.published import IMAGES, RECORDINGS, ROWS, processor, recorded, settings_of, sha256_of_tiles

@@ -621,3 +621,28 @@ def test_a_video_needs_the_extra(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"video")
     with pytest.raises(MissingExtraError, match=r"reading a video file needs PyAV: pip install 'minimonkey\[video\]'"):
         load_frames(tmp_path / "clip.mp4")
+
+
+# --- pictures from here --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_prepared_comes_back_as_it_is(monkeypatch):
+    """Under the limits of each call; what somebody gave an alpha channel or an orientation since is prepared anew."""
+    prepared = load_picture(corners())
+    again = load_picture(prepared)
+    assert again is prepared and load_picture(prepared, as_published=True) is prepared
+    with pytest.raises(PictureError, match="max_pixels=1"):
+        load_picture(prepared, max_pixels=1)
+    prepared.putalpha(128)
+    assert load_picture(prepared).mode == "RGB"
+    turned = load_picture(corners())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter clockwise
+    turned.info["exif"] = exif.tobytes()
+    assert load_picture(turned).size == turned.size[::-1]
+
+
+def test_a_picture_that_somebody_else_made_is_left_alone():
+    plain = Image.new("RGB", (4, 3), "red")
+    assert load_picture(plain) is not plain
+    assert plain.info == {}

@@ -13,9 +13,13 @@ FOLDERS = ("internvl2-qwen2-56", "minimonkey-internlm2-56")
 
 
 def test_what_is_there():
-    where = Placement.choose("cpu")
-    assert (where.device, where.dtype, where.settings(None)) == (torch.device("cpu"), torch.float32, {"dtype": torch.float32})
-    assert Placement.choose("cpu", torch.bfloat16).dtype == Placement.choose("cpu", "bfloat16").dtype == torch.bfloat16
+    where = Placement.resolve("cpu")
+    assert (where.device, where.dtype, where.from_pretrained_kwargs(None)) == (
+        torch.device("cpu"),
+        torch.float32,
+        {"dtype": torch.float32},
+    )
+    assert Placement.resolve("cpu", torch.bfloat16).dtype == Placement.resolve("cpu", "bfloat16").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,7 @@ def test_what_is_there():
 )
 def test_what_is_not_there_is_one_line(settings, message):
     with pytest.raises(UsageError, match=message) as caught:
-        Placement.choose(**settings)
+        Placement.resolve(**settings)
     assert "\n" not in str(caught.value)
 
 
@@ -38,7 +42,7 @@ def test_what_is_not_there_is_one_line(settings, message):
 def test_a_missing_package_names_the_pip_command(monkeypatch, settings, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}: pip install 'minimonkey\[quantize\]'"):
-        Placement.choose("cpu", **settings)
+        Placement.resolve("cpu", **settings)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -74,7 +74,7 @@ def same(answer, fresh) -> None:
 
 def kept(answer) -> list[tuple[int, list[int]]]:
     """Which detail tokens are left of which pictures."""
-    return [(one.picture, one.selected.tolist()) for one in answer.kept]
+    return [(one.picture, one.selected.tolist()) for one in answer.selections]
 
 
 def watch(vlm) -> tuple[list[int], list[int]]:
@@ -270,10 +270,10 @@ def test_a_stream_that_is_closed_leaves_the_picture_open(vlm):
 
 def test_nothing_that_is_kept_is_changed(vlm):
     with vlm.open(WIDE) as opened:
-        kept = opened._kept.prefix
+        kept = opened._cached.prefix
         copies = [tensor.clone() for layer in kept.layers for tensor in layer]
         opened.ask(QUESTIONS[1], max_new_tokens=5)
-        later = opened._kept.prefix
+        later = opened._cached.prefix
         opened.ask_many(QUESTIONS, max_new_tokens=5)
         opened.ask("And?", history=[("<image>", "yes")], max_new_tokens=5)
         for tensor, copy in zip((tensor for layer in kept.layers for tensor in layer), copies, strict=True):
@@ -397,7 +397,7 @@ def test_compressed_answers_are_those_of_fresh_calls(made, spec):
     vlm = made(num_hidden_layers=4)
     compare(vlm, [TALL, WIDE], spec)
     plain, short = (vlm.ask([TALL, WIDE], "What?", compression=choice, max_new_tokens=1) for choice in (None, spec))
-    assert [one.picture for one in short.kept] == [0, 1]
+    assert [one.picture for one in short.selections] == [0, 1]
     assert (plain.mean_logprob == pytest.approx(short.mean_logprob, abs=1e-5)) == (spec.keep_ratio == 1)
 
 
@@ -486,7 +486,7 @@ def test_the_window_as_positions_are_counted_anew(made, spec):
     fresh = vlm.ask(WIDE, "What?", compression=spec, max_new_tokens=6)
     first, _ = reads(vlm)
     with vlm.open(WIDE, compression=spec) as opened:
-        known = opened._kept.prefix
+        known = opened._cached.prefix
         assert len(known.ids) - known.dropped < len(known.ids) - 1
         del first[:]
         same(opened.ask("What?", max_new_tokens=6), fresh)
@@ -535,7 +535,7 @@ def test_pictures_without_a_detail_level_are_not_compressed(made):
     with vlm.open(WIDE, pyramid=one_tile, compression=SCM) as opened:
         answer = opened.ask("What?", max_new_tokens=4)
         same(answer, vlm.ask(WIDE, "What?", pyramid=one_tile, max_new_tokens=4))
-        assert answer.kept == ()
+        assert answer.selections == ()
     with vlm.open([], compression=SCM) as opened:
         same(opened.ask("Hello?", max_new_tokens=4), vlm.ask([], "Hello?", max_new_tokens=4))
 
@@ -557,15 +557,15 @@ def test_bytes_of_compressed_pictures(made, spec):
         known, dropped = prefix_length(vlm), 8 - int(8 * spec.keep_ratio)
         image_tokens = 4 * opened.pyramids[0].tile_count
         tokens = 4 * (known - dropped) + (2 * known if named(spec) == "scm-original" else 0)
-        looks = 4 * 4 * image_tokens if spec.selector == "visionzip" else 0  # float32 for each patch
-        assert opened.cache_bytes == opened._planned_bytes() == tokens * keys_and_values + image_tokens * 32 * 4 + looks
+        cls_bytes = 4 * 4 * image_tokens if spec.selector == "visionzip" else 0  # float32 for each patch
+        assert opened.cache_bytes == opened._planned_bytes() == tokens * keys_and_values + image_tokens * 32 * 4 + cls_bytes
         before = opened.cache_bytes
         answer = opened.ask("What?", max_new_tokens=5)
         new = answer.prompt_tokens - known
         extended = 6 * new if named(spec) == "scm-original" else 4 * (new + 4)
         assert opened.cache_bytes == before + extended * keys_and_values
-        held = [tensor for layer in (*opened._kept.prefix.layers, *opened._kept.prefix.early_layers) for tensor in layer]
-        assert sum(tensor.untyped_storage().nbytes() for tensor in held) == opened._kept.prefix.nbytes
+        held = [tensor for layer in (*opened._cached.prefix.layers, *opened._cached.prefix.early_layers) for tensor in layer]
+        assert sum(tensor.untyped_storage().nbytes() for tensor in held) == opened._cached.prefix.nbytes
     assert vlm.cache_bytes == 0
 
 
@@ -573,12 +573,12 @@ def test_nothing_that_is_kept_of_a_compressed_picture_is_changed(made):
     vlm = made(num_hidden_layers=4)
     for spec in (SCM, SPECS["uniform"]):
         with vlm.open(WIDE, compression=spec) as opened:
-            before = opened._kept.prefix
+            before = opened._cached.prefix
             tensors = [tensor for layer in (*before.layers, *before.early_layers) for tensor in layer]
             copies = [tensor.clone() for tensor in tensors]
             opened.ask(QUESTIONS[1], max_new_tokens=5)
             opened.ask_many(QUESTIONS, max_new_tokens=5)
-            assert opened._kept.prefix.ids[: len(before.ids)] == before.ids
+            assert opened._cached.prefix.ids[: len(before.ids)] == before.ids
             assert all(map(torch.equal, tensors, copies))
 
 
@@ -638,7 +638,7 @@ def test_many_questions_have_copies_that_fit(vlm):
             copies.append((len(settings["inputs_embeds"]), sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)))
 
     with vlm.open(WIDE) as opened:
-        known, read = prefix_length(vlm), opened._kept.prefix.nbytes
+        known, read = prefix_length(vlm), opened._cached.prefix.nbytes
         expected = opened.ask_many(QUESTIONS, max_new_tokens=4)
         vlm.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
         opened.ask_many(QUESTIONS, max_new_tokens=4)
@@ -700,7 +700,7 @@ def test_two_hundred_pictures_leave_nothing(vlm):
     before, kept = tensors(), []
     for turn in range(200):
         with vlm.open(WIDE) as opened:
-            kept += [weakref.ref(tensor) for layer in opened._kept.prefix.layers for tensor in layer]
+            kept += [weakref.ref(tensor) for layer in opened._cached.prefix.layers for tensor in layer]
             if turn % 20 == 0:
                 opened.ask("?", max_new_tokens=2)
                 opened.ask_many(["?", "What?"], max_new_tokens=2)
@@ -753,10 +753,10 @@ def test_compression_that_asks_the_question(vlm, compression, message):
 )
 def test_wrong_settings(vlm, settings, error, message):
     with vlm.open(WIDE) as opened:
-        kept = opened._kept.prefix
+        kept = opened._cached.prefix
         with pytest.raises(error, match=message):
             opened.ask("?", **settings)
-        assert opened._kept.prefix is kept
+        assert opened._cached.prefix is kept
 
 
 def test_pictures_that_cant_be_opened(made, tmp_path):
@@ -776,15 +776,15 @@ def test_a_call_keeps_to_what_it_began_with(vlm, monkeypatch):
     for meanwhile in (lambda opened: opened.ask("Why?", history=other, max_new_tokens=3), lambda opened: opened.close("evicted")):
         opened = vlm.open(WIDE)
         opened.ask("Read it.", history=one, max_new_tokens=3)
-        known = OpenPicture._known
+        known = OpenPicture._reusable
 
         def interrupted(self, *args, meanwhile=meanwhile, known=known):
             length = known(self, *args)
-            monkeypatch.setattr(OpenPicture, "_known", known)
+            monkeypatch.setattr(OpenPicture, "_reusable", known)
             meanwhile(self)
             return length
 
-        monkeypatch.setattr(OpenPicture, "_known", interrupted)
+        monkeypatch.setattr(OpenPicture, "_reusable", interrupted)
         same(opened.ask("And when?", history=one, max_new_tokens=5), fresh)
     assert opened.closed and opened.cache_bytes == 0, "an answer that was under way doesn't open it again"
     with pytest.raises(UsageError, match="can't be asked, evicted: open it again"):

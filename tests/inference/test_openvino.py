@@ -15,7 +15,7 @@ from minimonkey.inference import VisionLanguageModel, openvino, vision_language_
 from minimonkey.inference.openvino import OpenVINOBackend
 
 MONKEY, PLAIN = "minimonkey-internlm2-56", "internvl2-qwen2-56"
-ENCODER, READER = 1, 3
+ENCODER, PREFILL = 1, 3
 """Tensors that a compiled program takes."""
 LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6}
 PICTURE = Image.effect_noise((90, 40), 90).convert("RGB")
@@ -23,7 +23,7 @@ PICTURE = Image.effect_noise((90, 40), 90).convert("RGB")
 
 @pytest.fixture(autouse=True)
 def short_prompts(monkeypatch):
-    monkeypatch.setattr(openvino, "SHORTEST", 4)
+    monkeypatch.setattr(openvino, "MIN_PROMPT_TOKENS", 4)
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_answers_are_those_of_torch(pair, runs, text, attention):
     torchs, ours = pair(text, lambda model: model.set_attn_implementation("eager") if attention == "eager" else None)
     own = ours.model.model.language_model.config._attn_implementation
     same(ours.ask(PICTURE, "What is it?", **LENGTH), torchs.ask(PICTURE, "What is it?", **LENGTH))
-    assert runs == [ENCODER, READER], "tokens behind the prompt are torch's"
+    assert runs == [ENCODER, PREFILL], "tokens behind the prompt are torch's"
     same(ours.ask([], "What is it?", **LENGTH), torchs.ask([], "What is it?", **LENGTH))
-    assert runs[2:] == [READER]
+    assert runs[2:] == [PREFILL]
     assert "".join(ours.stream(PICTURE, "?", **LENGTH)) == torchs.ask(PICTURE, "?", **LENGTH).text
     assert ours.model.model.language_model.config._attn_implementation == own
 
@@ -81,8 +81,8 @@ def test_features_are_those_of_torch(pair, runs):
     tiles[2] = tiles[0]
     expected = torchs.backend.encode(tiles).pooler_output
     torch.testing.assert_close(ours.backend.encode(tiles).pooler_output, expected, rtol=1e-4, atol=1e-4)
-    looks = torchs.backend.encode(tiles, class_attention=True).attentions[0]
-    torch.testing.assert_close(ours.backend.encode(tiles, class_attention=True).attentions[0], looks)
+    expected = torchs.backend.encode(tiles, cls_attention=True).attentions[0]
+    torch.testing.assert_close(ours.backend.encode(tiles, cls_attention=True).attentions[0], expected)
     assert runs == [ENCODER]
 
 
@@ -101,22 +101,22 @@ def test_compressed_answers_are_those_of_torch(pair, runs, spec, positions):
     compression = CompressionSpec(spec, 0.5, positions=positions)
     answers = [vlm.ask(PICTURE, "What is it?", compression=compression, **LENGTH) for vlm in (ours, torchs)]
     same(*answers)
-    assert [one.selected.tolist() for one in answers[0].kept] == [one.selected.tolist() for one in answers[1].kept]
+    assert [one.selected.tolist() for one in answers[0].selections] == [one.selected.tolist() for one in answers[1].selections]
     inside = spec == "scm" and positions == "original"
-    assert runs == [ENCODER] * (spec != "visionzip") + [READER] * (not inside)
+    assert runs == [ENCODER] * (spec != "visionzip") + [PREFILL] * (not inside)
 
 
 def test_an_open_picture_is_read_by_it(pair, runs):
     torchs, ours = pair()
     with ours.open(PICTURE) as opened, torchs.open(PICTURE) as fresh:
-        assert runs == [ENCODER, READER]
+        assert runs == [ENCODER, PREFILL]
         for question in ("What is it?", "Who signed it?"):
             same(opened.ask(question, **LENGTH), fresh.ask(question, **LENGTH))
-        assert runs == [ENCODER, READER], "a question costs its own tokens, which torch reads"
+        assert runs == [ENCODER, PREFILL], "a question costs its own tokens, which torch reads"
     spec = CompressionSpec("uniform", 0.5)
     with ours.open(PICTURE, compression=spec) as opened, torchs.open(PICTURE, compression=spec) as fresh:
         same(opened.ask("What is it?", **LENGTH), fresh.ask("What is it?", **LENGTH))
-    assert runs[2:] == [ENCODER, READER]
+    assert runs[2:] == [ENCODER, PREFILL]
 
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"cache_implementation": "static"}])
@@ -129,7 +129,7 @@ def test_what_it_can_not_do_is_left_to_torch(pair, runs, settings):
     assert set(runs) == {ENCODER}
 
 
-@pytest.mark.parametrize(("beyond", "read_by"), [(1, [ENCODER]), (0, [ENCODER, READER])])
+@pytest.mark.parametrize(("beyond", "read_by"), [(1, [ENCODER]), (0, [ENCODER, PREFILL])])
 def test_a_window_smaller_than_the_prompt_is_left_to_torch(pair, runs, beyond, read_by):
     length = 0
 
@@ -149,12 +149,12 @@ def test_published_models_answer_as_under_torch(golden, runs, name, window):
     vlm, ours = (minimonkey.load(golden / name, device="cpu", dtype="float32", engine=engine) for engine in (None, "openvino"))
     if window is not None:
         for opened in (vlm, ours):
-            opened.model.model.language_model.rotary_emb.window = window
+            opened.model.model.language_model.rotary_emb.trained_length = window
     picture = Image.open(golden / "pixels" / "wide_receipt.png").convert("RGB")
     settings = {"max_new_tokens": 12, "min_new_tokens": 12}
     for question in ("What is the total?", "Read the text."):
         assert ours.ask(picture, question, **settings).token_ids == vlm.ask(picture, question, **settings).token_ids
-    assert ENCODER in runs and runs.count(READER) == 2, "each prompt, and nothing else"
+    assert ENCODER in runs and runs.count(PREFILL) == 2, "each prompt, and nothing else"
 
 
 def test_the_network_stays_plain_torch(pair):
@@ -201,7 +201,7 @@ def test_changed_weights_are_compiled_anew(pair, runs, change):
         change(torchs.model)
     same(ours.ask(PICTURE, "?", **LENGTH), torchs.ask(PICTURE, "?", **LENGTH))
     assert ours.ask(PICTURE, "?", **LENGTH).mean_logprob != before
-    assert runs == [ENCODER, READER] * 3, "compiled, and run by the new programs"
+    assert runs == [ENCODER, PREFILL] * 3, "compiled, and run by the new programs"
 
 
 def test_hooks_and_training_are_torchs(pair, runs):
@@ -216,7 +216,7 @@ def test_hooks_and_training_are_torchs(pair, runs):
     assert runs == []
     ours.model.eval()
     ours.ask(PICTURE, "?", **LENGTH)
-    assert runs == [ENCODER, READER]
+    assert runs == [ENCODER, PREFILL]
 
 
 def test_a_foreign_module_is_torchs(pair, runs):
@@ -317,8 +317,8 @@ def test_numbers_that_it_does_not_compute_in(tiny_model):
 
 def test_load_takes_it(monkeypatch):
     monkeypatch.setattr(vision_language_model, "OpenVINOBackend", lambda network: ("a backend", network))
-    vlm = vision_language_model.load(engine="openvino")
+    vlm = minimonkey.load(engine="openvino")
     assert vlm.backend == ("a backend", vlm.model)
-    assert type(vision_language_model.load().backend).__name__ == "TorchBackend"
+    assert type(minimonkey.load().backend).__name__ == "TorchBackend"
     with pytest.raises(UsageError, match="^engine='onnx': expected 'openvino', or nothing for torch$"):
-        vision_language_model.load(engine="onnx")
+        minimonkey.load(engine="onnx")

@@ -103,8 +103,8 @@ def test_positions_counted_anew_turn_by_their_own_rule():
     """Three of five tokens are left: prompts of 17 and 19 tokens are beyond the window of 16, and 15 of the first are not."""
     long = {"rope_parameters": LONG, "original_max_position_embeddings": 16, "max_position_embeddings": 64}
     text = text_model(Phi3Model, Phi3Config, **long)
-    original = PrefixCache([7] * 5, [], kept_places=[0, 3, 4], positions=[0, 3, 4])
-    compact = PrefixCache([7] * 5, [], kept_places=[0, 3, 4], positions=[0, 1, 2])
+    original = PrefixCache([7] * 5, [], kept_index=[0, 3, 4], positions=[0, 3, 4])
+    compact = PrefixCache([7] * 5, [], kept_index=[0, 3, 4], positions=[0, 1, 2])
     assert (original.dropped, compact.dropped, prefix(5).dropped) == (2, 2, 0)
     assert [kept.same_rotation(text, 17, 19) for kept in (EMPTY, original, compact)] == [True, True, False]
     assert [kept.same_rotation(text, 16, 17) for kept in (EMPTY, original, compact)] == [False] * 3
@@ -114,16 +114,16 @@ def test_positions_counted_anew_turn_by_their_own_rule():
 def compressed_prefix() -> PrefixCache:
     """Of five tokens the first, fourth and fifth are left, and two more follow; two of three layers."""
     ids, left = [*range(10, 17)], prefix(5, layers=3).layers
-    return PrefixCache(ids, left, prefix(7, layers=2).layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
+    return PrefixCache(ids, left, prefix(7, layers=2).layers, kept_index=[0, 3, 4], positions=[0, 3, 4])
 
 
 def test_a_compressed_prefix_is_cut_behind_its_pictures_alone():
     kept = compressed_prefix()
     rows = {(10, 11, 12, 13, 14, 15, 16, 17): 7, (10, 11, 12, 13, 14, 15): 5, (10, 11, 12, 13, 14, 9): 5, (10, 11, 12, 13, 9): 0}
-    assert {row: kept.known(list(row)) for row in rows} == rows
+    assert {row: kept.reusable(list(row)) for row in rows} == rows
     assert [kept.kept_ids(length) for length in (0, 5, 6)] == [[], [10, 13, 14], [10, 13, 14, 15]]
     assert prefix(5).kept_ids(2) == [0, 1]
-    assert prefix(5).known([0, 1, 9]) == 2
+    assert prefix(5).reusable([0, 1, 9]) == 2
     assert kept.nbytes == (3 * 5 + 2 * 7) * 2 * 2 * 4 * 4
 
 
@@ -133,12 +133,12 @@ def test_what_generate_gets_of_a_compressed_prefix():
     compressed = kept.inputs(6, rows=2)["compressed_prompt"]
     assert compressed.index.tolist() == compressed.positions.tolist() == [[0, 3, 4, 5]] * 2
     assert (compressed.mask.tolist(), compressed.prompt_mask.tolist()) == ([[1] * 4] * 2, [[1] * 6] * 2)
-    for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early, kept.early_layers, 6)):
+    for cache, layers, length in ((compressed.cache, kept.layers, 4), (compressed.early_cache, kept.early_layers, 6)):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             assert torch.equal(layer.keys, keys[:, :, :length].repeat(2, 1, 1, 1))
             assert torch.equal(layer.values, values[:, :, :length].repeat(2, 1, 1, 1))
-    compact = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compressed_prompt"]
-    assert (compact.positions.tolist(), compact.early, compact.prompt_mask) == ([[0, 1, 2, 3, 4]], None, None)
+    compact = PrefixCache(kept.ids, kept.layers, kept_index=[0, 3, 4], positions=[0, 1, 2]).inputs(7, rows=1)["compressed_prompt"]
+    assert (compact.positions.tolist(), compact.early_cache, compact.prompt_mask) == ([[0, 1, 2, 3, 4]], None, None)
 
 
 def test_what_was_said_is_kept_unless_it_had_seen_less():
@@ -148,10 +148,10 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
     for index in range(3):
         inputs["compressed_prompt"].cache.update(said, said, index)
     extended = kept.extended(ids, inputs)
-    assert (extended.ids, extended.kept_places) == (ids[:7], kept.kept_places)
+    assert (extended.ids, extended.kept_index) == (ids[:7], kept.kept_index)
     assert all(torch.equal(one, other) for one, other in zip(extended.layers[2], kept.layers[2], strict=True))
     assert extended.nbytes == kept.nbytes
-    whole = PrefixCache(kept.ids, kept.layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
+    whole = PrefixCache(kept.ids, kept.layers, kept_index=[0, 3, 4], positions=[0, 3, 4])
     inputs = whole.inputs(6, rows=1)
     for index in range(3):
         inputs["compressed_prompt"].cache.update(said, said, index)
@@ -162,12 +162,12 @@ def test_what_was_said_is_kept_unless_it_had_seen_less():
 
 def test_tokens_that_were_tried_and_not_said_are_not_kept():
     """A cache holds one token less than there are ids; whatever holds more has read something else."""
-    compressed = PrefixCache([7] * 5, prefix(3).layers, kept_places=[0, 3, 4], positions=[0, 3, 4])
+    compressed = PrefixCache([7] * 5, prefix(3).layers, kept_index=[0, 3, 4], positions=[0, 3, 4])
     for kept in (prefix(5), compressed):
         ids = [*kept.ids, 1, 2, 3]
         for more, known in ((2, 7), (3, 5), (4, 5)):
             inputs = kept.inputs(5, rows=1)
-            cache = inputs["compressed_prompt"].cache if kept.kept_places else inputs[CACHE]
+            cache = inputs["compressed_prompt"].cache if kept.kept_index else inputs[CACHE]
             for index in range(2):
                 cache.update(torch.rand(1, 2, more, 4), torch.rand(1, 2, more, 4), index)
             extended = kept.extended(ids, inputs)

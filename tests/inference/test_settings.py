@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.inference import VisionLanguageModel
 from minimonkey.inference.settings import OF_OTHER_WAYS, ONE_ANSWER, call_settings
@@ -199,3 +200,43 @@ def test_max_new_tokens_may_be_any_kind_of_whole_number(vlm):
     for wrong in (True, 3.0, "3", 0, -1, [3], torch.tensor(3)):
         with pytest.raises(UsageError, match="^max_new_tokens=.*: expected a whole number, 1 or more$"):
             vlm.ask(PICTURE, "?", max_new_tokens=wrong)
+
+
+SCM, UNIFORM = CompressionSpec("scm"), CompressionSpec("uniform")
+
+
+@pytest.mark.parametrize(
+    ("setting", "compression", "message"),
+    [
+        ({"use_cache": False}, SCM, "^use_cache=False: what compression keeps is kept in the cache; leave one of the two out$"),
+        ({"use_cache": False}, UNIFORM, "^use_cache=False: what compression keeps is kept in the cache; leave one of the two out$"),
+        ({"prefill_chunk_size": 64}, UNIFORM, "^prefill_chunk_size=64: compression reads a prompt in one piece"),
+        ({"cache_implementation": "static"}, SCM, "^scm changes which tokens there are: leave out cache_implementation$"),
+        ({"output_attentions": True}, SCM, "^scm changes which tokens there are: leave out output_attentions$"),
+    ],
+)
+def test_what_cannot_go_with_compression_is_refused_by_the_call(vlm, monkeypatch, setting, compression, message):
+    """Before a picture is cut, and by `stream` itself, not by its first piece; also where the model's own settings say so."""
+    monkeypatch.setattr(vlm.processor.image_processor, "cut", None)
+    calls = (vlm.ask, vlm.stream, lambda *words, **how: vlm.batch([words], **how))
+    for call in calls:
+        with pytest.raises(UsageError, match=message):
+            call(PICTURE, "?", compression=compression, **setting)
+    for name, value in setting.items():
+        setattr(vlm.model.generation_config, name, value)
+    for call in calls:
+        with pytest.raises(UsageError, match=message):
+            call(PICTURE, "?", compression=compression)
+
+
+def test_where_there_is_nothing_to_compress_any_cache_will_do(vlm):
+    """A text, and a picture of one tile, which has no detail level."""
+    for pictures in ([], PICTURE.resize((28, 28))):
+        asked = vlm.ask(pictures, "?", compression=SCM, use_cache=False, max_new_tokens=2)
+        assert asked.token_ids == vlm.ask(pictures, "?", max_new_tokens=2).token_ids
+
+
+def test_settings_of_other_selectors_stay(vlm):
+    """Only a prompt that is read while it is compressed needs a cache of its own."""
+    assert vlm.ask(PICTURE, "?", compression=UNIFORM, cache_implementation="static", max_new_tokens=2).selections
+    assert vlm.ask(PICTURE, "?", compression=SCM, cache_implementation="dynamic", max_new_tokens=2).selections

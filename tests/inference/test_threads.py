@@ -72,7 +72,7 @@ def test_every_selector(vlm, selector):
 
 
 def test_openvino(vlm, monkeypatch):
-    monkeypatch.setattr(openvino, "SHORTEST", 4)
+    monkeypatch.setattr(openvino, "MIN_PROMPT_TOKENS", 4)
     vlm.backend = OpenVINOBackend(vlm.model)
     one_thread_and_eight(vlm)
 

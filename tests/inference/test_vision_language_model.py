@@ -18,7 +18,7 @@ import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
-from minimonkey.inference import VisionLanguageModel, load, vision_language_model
+from minimonkey.inference import DEFAULT, VisionLanguageModel, load, vision_language_model
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
@@ -261,7 +261,7 @@ UNIFORM = {"selector": "uniform", "keep_ratio": 0.25}
 
 
 def left(answer) -> list[tuple[int, list[int]]]:
-    return [(one.picture, one.selected.tolist()) for one in answer.kept]
+    return [(one.picture, one.selected.tolist()) for one in answer.selections]
 
 
 def test_none_is_no_compression_whatever_was_loaded(vlm):
@@ -271,7 +271,7 @@ def test_none_is_no_compression_whatever_was_loaded(vlm):
     assert (left(plain), left(short)) == ([], [(0, [2, 6])])
     assert plain.mean_logprob != pytest.approx(short.mean_logprob, abs=1e-5)
     own = VisionLanguageModel(vlm.model, vlm.processor, CompressionSpec.from_dict(UNIFORM))
-    for settings, expected in (({}, short), ({"compression": "as loaded"}, short), ({"compression": None}, plain)):
+    for settings, expected in (({}, short), ({"compression": DEFAULT}, short), ({"compression": None}, plain)):
         streamed = "".join(own.stream(WIDE, "?", max_new_tokens=3, **settings))
         (batched,) = own.batch([(WIDE, "?")], max_new_tokens=3, **settings)
         asked = own.ask(WIDE, "?", max_new_tokens=3, **settings)

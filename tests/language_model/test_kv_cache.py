@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from minimonkey.language_model.kv_cache import ROOM, GrowingCache
+from minimonkey.language_model.kv_cache import MIN_SPARE_TOKENS, GrowingCache
 
 
 def tokens(count, rows=2, seed=0):
@@ -20,7 +20,7 @@ def same(ours, theirs):
         assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
 
 
-@given(st.lists(st.integers(1, 2 * ROOM), min_size=1, max_size=6))
+@given(st.lists(st.integers(1, 2 * MIN_SPARE_TOKENS), min_size=1, max_size=6))
 def test_it_holds_what_transformers_own_holds(counts):
     ours, theirs = GrowingCache(), DynamicCache()
     for seed, count in enumerate(counts):
@@ -56,7 +56,7 @@ def test_it_can_be_changed_on_the_way(change):
 def test_tokens_before_stay_where_they_are():
     cache = GrowingCache()
     keys, _ = cache.update(*tokens(100), 0)
-    later = [cache.update(*tokens(1, seed=seed), 0)[0] for seed in range(ROOM)]
+    later = [cache.update(*tokens(1, seed=seed), 0)[0] for seed in range(MIN_SPARE_TOKENS)]
     assert {part.data_ptr() for part in later} == {keys.data_ptr()}
     assert cache.update(*tokens(1), 0)[0].data_ptr() != keys.data_ptr(), "no room is left"
 

@@ -13,7 +13,15 @@ from transformers.models.internvl.modeling_internvl import InternVLModelOutputWi
 
 from minimonkey.errors import UsageError
 from minimonkey.language_model import layers
-from minimonkey.language_model.layers import CACHE, positions_in, queries_and_keys, rotation, under_either_name, walk, window
+from minimonkey.language_model.layers import (
+    CACHE,
+    positions_in,
+    queries_and_keys,
+    rotary_cos_sin,
+    run_layers,
+    sliding_window,
+    under_either_name,
+)
 
 LENGTH, WINDOW = 24, 7
 LAYERS = {
@@ -55,19 +63,19 @@ def embeddings():
 
 
 @pytest.fixture(scope="module")
-def turned(text, embeddings):
-    return rotation(text, embeddings, torch.arange(LENGTH)[None])
+def cos_sin(text, embeddings):
+    return rotary_cos_sin(text, embeddings, torch.arange(LENGTH)[None])
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
-def test_the_walk_gives_the_models_hidden_states(text, embeddings, turned, attention):
+def test_the_walk_gives_the_models_hidden_states(text, embeddings, cos_sin, attention):
     text.set_attn_implementation(attention)
     expected = text(inputs_embeds=embeddings, output_hidden_states=True)
-    assert_close(walk(text, embeddings, range(1), turned=turned), expected.hidden_states[1], rtol=0, atol=1e-5)
-    halfway = walk(text, embeddings, range(2), turned=turned)
+    assert_close(run_layers(text, embeddings, range(1), cos_sin=cos_sin), expected.hidden_states[1], rtol=0, atol=1e-5)
+    halfway = run_layers(text, embeddings, range(2), cos_sin=cos_sin)
     assert_close(halfway, expected.hidden_states[2], rtol=0, atol=1e-5)
-    assert_close(text.norm(walk(text, halfway, range(2, 3), turned=turned)), expected.last_hidden_state, rtol=0, atol=1e-5)
+    assert_close(text.norm(run_layers(text, halfway, range(2, 3), cos_sin=cos_sin)), expected.last_hidden_state, rtol=0, atol=1e-5)
     assert not torch.allclose(halfway, embeddings, atol=0.1)
 
 
@@ -82,7 +90,7 @@ def test_the_walk_keeps_what_the_model_keeps(text, embeddings, attention):
     assert positions[1].tolist() == [0] * 5 + list(range(LENGTH - 5))
     ours, theirs = DynamicCache(), DynamicCache()
     expected = text(inputs_embeds=rows, attention_mask=mask, position_ids=positions, **{CACHE: theirs}, use_cache=True)
-    hidden = walk(text, rows, range(3), turned=rotation(text, rows, positions), mask=mask, cache=ours)
+    hidden = run_layers(text, rows, range(3), cos_sin=rotary_cos_sin(text, rows, positions), mask=mask, cache=ours)
     real = mask.bool()
     assert_close(text.norm(hidden)[real], expected.last_hidden_state[real], rtol=0, atol=1e-5)
     for mine, stock in zip(ours.layers, theirs.layers, strict=True):
@@ -91,26 +99,26 @@ def test_the_walk_keeps_what_the_model_keeps(text, embeddings, attention):
 
 
 @torch.no_grad()
-def test_the_walk_makes_one_mask_for_all_layers_that_see_as_far(monkeypatch, text, embeddings, turned):
+def test_the_walk_makes_one_mask_for_all_layers_that_see_as_far(monkeypatch, text, embeddings, cos_sin):
     made = []
     for name in ("create_causal_mask", "create_sliding_window_causal_mask"):
         making = getattr(layers, name)
         monkeypatch.setattr(layers, name, lambda making=making, **inputs: (made.append(1), making(**inputs))[1])
     mask = torch.ones(1, LENGTH, dtype=torch.long)
     mask[0, :4] = 0
-    walk(text, embeddings, range(3), turned=turned, mask=mask, cache=DynamicCache())
-    assert len(made) == len({window(text, index) for index in range(3)}) <= 2
+    run_layers(text, embeddings, range(3), cos_sin=cos_sin, mask=mask, cache=DynamicCache())
+    assert len(made) == len({sliding_window(text, index) for index in range(3)}) <= 2
 
 
 @torch.no_grad()
-def test_queries_and_keys_make_the_attention_map(text, embeddings, turned):
+def test_queries_and_keys_make_the_attention_map(text, embeddings, cos_sin):
     text.set_attn_implementation("eager")
     maps = text(inputs_embeds=embeddings, output_attentions=True).attentions
-    queries, keys = queries_and_keys(text, walk(text, embeddings, range(1), turned=turned), 1, turned)
+    queries, keys = queries_and_keys(text, run_layers(text, embeddings, range(1), cos_sin=cos_sin), 1, cos_sin)
     logits = queries @ keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1).transpose(2, 3)
     places = torch.arange(LENGTH)
     unseen = places > places[:, None]
-    if (seen := window(text, 1)) is not None:
+    if (seen := sliding_window(text, 1)) is not None:
         unseen |= places <= places[:, None] - seen
     logits = (logits * text.layers[1].self_attn.scaling).masked_fill(unseen, float("-inf"))
     assert_close(logits.softmax(dim=-1), maps[1], rtol=1e-4, atol=1e-6)
@@ -144,4 +152,4 @@ def test_either_name_of_a_cache():
 
 def test_windows(text):
     slides = getattr(text.config, "sliding_window", None) is not None
-    assert window(text, 1) == (WINDOW if slides else None)
+    assert sliding_window(text, 1) == (WINDOW if slides else None)

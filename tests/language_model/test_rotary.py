@@ -207,4 +207,4 @@ def test_the_published_names_of_the_settings():
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     long = Phi3Config(**LAYERS, original_max_position_embeddings=WINDOW, rope_scaling={"type": "longrope"} | factors)
     assert isinstance(stateless_rotary(long), LongRotary)
-    assert stateless_rotary(long).window == WINDOW
+    assert stateless_rotary(long).trained_length == WINDOW

@@ -74,7 +74,7 @@ WRONG = [
 @pytest.mark.parametrize(("setting", "message"), WRONG)
 def test_a_wrong_setting_is_named(golden, monkeypatch, setting, message):
     """Before anything is fetched or read."""
-    monkeypatch.setattr("minimonkey.inference.vision_language_model.find_folder", None)
+    monkeypatch.setattr("minimonkey.inference.loading.find_folder", None)
     with pytest.raises(UsageError, match=message) as caught:
         minimonkey.load("owner/name", **setting)
     assert "\n" not in str(caught.value)

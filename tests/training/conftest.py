@@ -9,11 +9,11 @@ from minimonkey.recipe_file import build
 
 @pytest.fixture
 def recipe():
-    """Make a configuration of four steps: `recipe(looking_weight=1.0)` takes what differs."""
-    from minimonkey.training.nano.config import Ingredient, TrainConfig
+    """Make a configuration of four steps: `recipe(attention_losses=AttentionLosses(next_char=1.0))` takes what differs."""
+    from minimonkey.training.nano.config import Source, TrainConfig
 
     def make(**changes) -> TrainConfig:
-        mixture = (Ingredient("tile", zoom=(0.5, 1.0)), Ingredient("line", max_tiles=6))
+        mixture = (Source("tile", zoom=(0.5, 1.0)), Source("line", max_tiles=6))
         settings = {"stage": "read", "material": "package", "mixture": mixture, "tiles_per_batch": 6, "characters_weight": 0.5}
         return TrainConfig(name="x", steps=4, start="y", **(settings | changes))
 
@@ -45,7 +45,7 @@ def tuning(tiny_model, tiny_processor, tmp_path, fresh_accelerate, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     pyramid = {"detail": (1, 4), "adaptive": None}
-    tiny_model(pyramid=None, tie_word_embeddings=False).save_pretrained("model")
+    tiny_model().save_pretrained("model")
     tiny_processor(**pyramid).save_pretrained("model")
     (tmp_path / "images").mkdir()
     rows = []

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import minimonkey
-from minimonkey.data.collate import collate
+from minimonkey.data.collation import collate
 from minimonkey.data.published import published_example
 from minimonkey.training.objective import AnswerLoss, chunked_cross_entropy, token_weights
 from tests.data.published import IMAGES, ROWS, settings_of

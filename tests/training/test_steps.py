@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.checkpoints.folder import find_folder
-from minimonkey.data.collate import collate
+from minimonkey.data.collation import collate
 from minimonkey.data.published import published_example
 from minimonkey.training.config import LoraConfig, OptimizerConfig, PartConfig
 from minimonkey.training.objective import AnswerLoss

@@ -30,11 +30,20 @@ _SMALL_FILES = ("*.json", "tokenizer.model", "merges.txt", "vocab.json", "README
 
 
 def convert(source: str | Path, destination: str | Path, *, to: Layout, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write the model of a folder or hub id as a "native", "stock" or "published" folder, with equal logits and number format.
+    """Write a model in another layout, with equal logits and the same number format.
 
     A stock folder has no pyramid: there a picture is cut by plain tiling with the detail level's budget. A native folder made from
-    a stock one goes on cutting so. Only what was published can become a published folder. Raises CheckpointError for a broken
-    source, UsageError for a destination that isn't empty.
+    a stock one goes on cutting so. Only what was published can become a published folder.
+
+    Args:
+        source: a folder or a hub id.
+        destination: a folder that isn't there yet, or is empty.
+        to: "native", "stock" or "published".
+        shard_bytes: the most bytes of one weight file.
+
+    Raises:
+        CheckpointError: the source is broken, or can't be had in that layout.
+        UsageError: the destination isn't empty, or there is no such layout.
     """
     if to not in get_args(Layout):
         raise UsageError(f"to={to!r}: expected one of {', '.join(get_args(Layout))}")

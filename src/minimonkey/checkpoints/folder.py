@@ -98,7 +98,14 @@ class ModelFolder:
         return [name.rpartition("--")[2].lower() for name in (Path(self.name).name, self.path.name, place.name, *cached)]
 
     def config(self, layout: Literal["native", "stock"]) -> InternVLConfig:
-        """The settings as the configuration of a layout, whichever this folder has. Raises CheckpointError for a wrong value."""
+        """The folder's settings as the configuration of a layout, whichever the folder has.
+
+        Args:
+            layout: "native" for MiniMonkeyConfig, "stock" for InternVLConfig.
+
+        Raises:
+            CheckpointError: a wrong value; the message names the file.
+        """
         try:
             if self.layout == "published":
                 settings = self.published.native(self.tokenizer.context_image_token_id)

@@ -29,11 +29,26 @@ GENERATION = "generation_config.json"
 
 
 def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -> MiniMonkeyForConditionalGeneration:
-    """The network of a folder of any layout, in evaluation mode; `settings` are those of `from_pretrained` (dtype, device_map ...).
+    """Load the network of a folder of any layout.
 
     Of a published folder each tensor is read when its turn comes, so that no second copy of the weights is ever in memory.
-    Raises CheckpointError naming the tensors that are missing, not expected or misshapen, by their names in the folder, or a wrong
-    setting of generation_config.json. Warns of a `max_length` there, which isn't used.
+
+    Args:
+        folder: from `find_folder`.
+        config: the folder's native configuration.
+        settings: those of `from_pretrained`, such as dtype and device_map.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: tensors are missing, not expected or misshapen (by their names in the folder), or a setting of
+            generation_config.json is wrong.
+        UsageError: one of `settings` is wrong.
+        ShortOfMemoryError: the weights don't fit.
+
+    Warns:
+        generation_config.json has a `max_length`, which isn't used.
     """
     generation = generation_settings(folder)  # before the weights, which take their time
     if folder.layout != "published":
@@ -58,10 +73,10 @@ def load_network(folder: ModelFolder, config: InternVLConfig, **settings: Any) -
 
 
 def generation_settings(folder: ModelFolder) -> GenerationConfig:
-    """What a folder's generation_config.json says; of a published one with the one token that ends an answer in its template, as
-    the published `chat` has it, which doesn't read the file.
+    """The settings of a folder's generation_config.json.
 
-    A padding token beyond the vocabulary is none. `max_length` stays as it is.
+    Those of a published folder have the one token that ends an answer in its template, as in the published `chat`, which doesn't
+    read the file. A padding token beyond the vocabulary becomes None. `max_length` stays as it is.
 
     Raises:
         CheckpointError: a wrong setting: one that transformers refuses, or that would fail once a question is asked.
@@ -120,10 +135,20 @@ def _shapes(native: dict[str, tuple[int, ...]], rules: Iterable[Rule]) -> dict[s
 
 
 def load_processor(folder: ModelFolder, config: InternVLConfig) -> MiniMonkeyProcessor:
-    """The processor of a folder of any layout, fitting the model of that configuration.
+    """Load the processor of a folder of any layout, and hold it against the model's configuration.
 
-    Raises CheckpointError if files are missing or broken, or if tile, tokens a tile or token ids aren't the model's. Warns of each
-    setting of the pyramid that differs from what the model was trained with.
+    Args:
+        folder: from `find_folder`.
+        config: the folder's native configuration.
+
+    Returns:
+        The processor.
+
+    Raises:
+        CheckpointError: files are missing or broken, or the tile, the tokens a tile or token ids aren't the model's.
+
+    Warns:
+        A setting of the pyramid differs from what the model was trained with.
     """
     processor = _published_processor(folder) if folder.layout == "published" else _saved_processor(folder)
     vision, spec = config.vision_config, processor.image_processor.spec

@@ -33,7 +33,7 @@ PROBES = (
 
 
 def published_tokenizer(folder: Path, settings: dict[str, Any]) -> TokenizersBackend:
-    """The tokenizer of a folder in InternVL's published layout; `settings` is what its config.json says.
+    """The tokenizer of a folder in InternVL's published layout.
 
     It gives the ids of the published slow classes: InternLM2's and Phi-3's from tokenizer.model, Qwen2's and Qwen3's from
     vocab.json and merges.txt, or tokenizer.json. Added tokens have the ids that tokenizer_config.json and added_tokens.json give
@@ -41,8 +41,16 @@ def published_tokenizer(folder: Path, settings: dict[str, Any]) -> TokenizersBac
     `skip_special_tokens`. A string that was renamed, such as `[UNUSED_TOKEN_145]`, is plain text. The processor's image tokens are
     named, the padding token and `model_max_length` are the published ones. Nothing is written.
 
-    Raises CheckpointError, one line that names the file: missing or broken; ids with holes, taken twice or beyond the model's
-    vocabulary; a sentencepiece model whose ids these rules don't give; an unknown language model.
+    Args:
+        folder: with the tokenizer's files.
+        settings: those of its config.json.
+
+    Returns:
+        A fast tokenizer.
+
+    Raises:
+        CheckpointError: one line that names the file: missing or broken; ids with holes, taken twice or beyond the model's
+            vocabulary; a sentencepiece model whose ids these rules don't give; an unknown language model.
     """
     folder = Path(folder)
     with _reading(folder / "config.json"):

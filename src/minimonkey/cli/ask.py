@@ -195,7 +195,7 @@ def draw_selection(path: Path, picture: Image, answer: Answer, vlm: VisionLangua
     """Write the picture with its dropped detail tokens in grey, or say that it has none, or others were dropped."""
     from minimonkey.visualize import draw_kept
 
-    selected = next((selection.selected.tolist() for selection in answer.kept if selection.picture == 0), None)
+    selected = next((selection.selected.tolist() for selection in answer.selections if selection.picture == 0), None)
     if selected is None:
         print(f"minimonkey: the first picture has no detail level to drop tokens of, {path} is not written", file=sys.stderr)
         return
@@ -225,7 +225,7 @@ def say(stream: Generator[str, None, Answer]) -> Answer:
 def as_dict(answer: Answer, load_seconds: float) -> dict:
     """What `--json` prints. Sizes are pixels of the source, boxes too; timings are seconds; what compression kept are numbers of
     detail tokens, those of the picture at that place of the pyramids."""
-    kept = [{"picture": selection.picture, "selected": selection.selected.tolist()} for selection in answer.kept]
+    kept = [{"picture": selection.picture, "selected": selection.selected.tolist()} for selection in answer.selections]
     return {
         "text": answer.text,
         "boxes": answer.boxes,

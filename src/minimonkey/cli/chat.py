@@ -109,7 +109,7 @@ class Conversation:
         self.commands: dict[str, tuple[str, Callable[[list[str]], None]]] = {
             "/undo": ("take the last question back", self.undo),
             "/clear": ("take all questions back", self.clear),
-            "/picture": ("go on with other pictures, from the start: /picture FILE...", self.look_at),
+            "/picture": ("go on with other pictures, from the start: /picture FILE...", self.open_pictures),
             "/help": ("this list", self.help),
         }
         """What each does, and who does it, given the words that follow."""
@@ -132,7 +132,7 @@ class Conversation:
 
     def run(self) -> None:
         """Answer lines until there are no more. An error ends it, unless somebody sits there."""
-        for line in self.lines():
+        for line in self.read_lines():
             words = line.split()
             if not words:
                 continue
@@ -140,7 +140,7 @@ class Conversation:
                 return
             try:
                 if words[0].startswith("/") and words[0][1:].isalpha():
-                    self.obey(line.strip())
+                    self.run_command(line.strip())
                 else:
                     self.answer(line.strip())
             except MiniMonkeyError as error:
@@ -152,7 +152,7 @@ class Conversation:
                     raise
                 self.note(f"\nstopped: {line.strip()}")
 
-    def lines(self) -> Iterator[str]:
+    def read_lines(self) -> Iterator[str]:
         """What is typed, or what comes in."""
         if not self.terminal:
             try:
@@ -196,7 +196,7 @@ class Conversation:
         if said or not stopped:
             self.history.append((question, said))
 
-    def obey(self, line: str) -> None:
+    def run_command(self, line: str) -> None:
         """Run a command with its arguments. Raises UsageError for one that doesn't exist."""
         name = line.split()[0]
         if name not in self.commands:
@@ -217,7 +217,7 @@ class Conversation:
         self.history = []
         self.note("turns left: 0")
 
-    def look_at(self, sources: list[str]) -> None:
+    def open_pictures(self, sources: list[str]) -> None:
         if not sources:
             raise UsageError("/picture needs a file: /picture page.png")
         self.show(sources, read_pictures(sources))

@@ -1,6 +1,7 @@
 """Standard output and standard error for the time of a command: what becomes of closed and full ones.
 
-Nothing but results gets into standard output, and what it can't take ends in one line. Knows no command.
+Nothing but results gets into standard output, and what it can't take ends in one line. What standard error can't take is lost, and
+changes nothing else. Knows no command.
 """
 
 from __future__ import annotations
@@ -35,6 +36,33 @@ class _Output:
         return getattr(self._stream, name)
 
 
+class _Errors:
+    """A text stream that is as one that nobody reads once it can't be written: a full disk, or its reader is gone."""
+
+    def __init__(self, stream: TextIO, nowhere: TextIO) -> None:
+        self._stream, self._nowhere = stream, nowhere
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with suppress(OSError, ValueError):  # what is left would fail once more when the interpreter ends, and change its exit code
+            os.dup2(self._nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:
@@ -45,7 +73,7 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """For the time of a command: no standard error is as one that nobody reads, and standard output is written to its end.
+    """For the time of a command: no or a full standard error is as one that nobody reads, standard output is written to its end.
 
     Without standard error `print(..., file=sys.stderr)` would print to standard output.
 
@@ -54,7 +82,7 @@ def standard_streams() -> Iterator[None]:
     """
     output, errors = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        sys.stderr = errors or nowhere
+        sys.stderr = cast(TextIO, _Errors(errors, nowhere)) if errors else nowhere
         sys.stdout = output and cast(TextIO, _Output(output))
         try:
             try:

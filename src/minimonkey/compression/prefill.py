@@ -1,6 +1,6 @@
 """How does a prompt become shorter? A batch of prompts goes in as embeddings; what the language model gets instead comes out.
 
-The selectors of compression.py meet the language model here: some choose before it, some between two of its layers. Knows tensors
+The functions of selectors.py meet the language model here: some choose before it, some between two of its layers. Knows tensors
 and the layers of a language model, no picture and no text.
 
     shapes: B prompts of length L, K kept tokens of a row (padded on the left), D hidden size, h tokens of a detail level,
@@ -16,20 +16,20 @@ from torch import nn
 from transformers import DynamicCache
 
 from minimonkey.compression import selectors
-from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt, ShortenedPrompt, copied
+from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt, ShortenedPrompt, copy_cache
 from minimonkey.compression.spans import DetailLevel, Selection, remaining
-from minimonkey.compression.spec import INSIDE, CompressionSpec
+from minimonkey.compression.spec import IN_MODEL_SELECTORS, CompressionSpec
 from minimonkey.errors import UsageError
-from minimonkey.language_model.layers import Rotation, positions_in, queries_and_keys, rotation, walk, window
+from minimonkey.language_model.layers import CosSin, positions_in, queries_and_keys, rotary_cos_sin, run_layers, sliding_window
 from minimonkey.pyramid import Span
 
-ASKED_LAYER = 1
-"""The language model's layer whose attention decides: the second, as in the paper."""
+SCORING_LAYER = 1
+"""The language model's layer whose attention scores the detail tokens, from 0: the second, as in the paper."""
 
 
-def read_whole(spec: CompressionSpec) -> int:
-    """How many layers read all tokens, of which those after them get what is kept."""
-    return ASKED_LAYER + 1 if spec.selector in INSIDE and spec.positions == "original" else 0
+def layers_before_pruning(spec: CompressionSpec) -> int:
+    """How many layers read the whole prompt, before those that read the kept tokens alone; 0 if it is pruned before all layers."""
+    return SCORING_LAYER + 1 if spec.selector in IN_MODEL_SELECTORS and spec.positions == "original" else 0
 
 
 def compress(
@@ -38,18 +38,30 @@ def compress(
     mask: torch.Tensor,
     levels: Sequence[DetailLevel],
     spec: CompressionSpec,
-    class_attention: torch.Tensor | None = None,
+    cls_attention: torch.Tensor | None = None,
 ) -> CompressedPrompt:
-    """The prompts [B, L, D], whose padding `mask` [B, L] leaves out, without the detail tokens that `spec` doesn't keep.
+    """Prompts without the detail tokens that `spec` doesn't keep.
 
-    `text` is the language model without its head; only selectors in INSIDE let it read anything. `class_attention` float32 [all
-    image tokens] is what visionzip goes by. Raises UsageError for what a selector can't do with this model.
+    Args:
+        text: the language model without its head; only IN_MODEL_SELECTORS let it read anything.
+        embeddings: the prompts, [B, L, D].
+        mask: 0 for padding, int [B, L].
+        levels: where the detail tokens are, from `detail_levels`.
+        spec: which of them stay.
+        cls_attention: the class token's attention to each image token of the batch, float32 [image tokens]; for visionzip.
+
+    Returns:
+        A ShortenedPrompt, which the language model hasn't read yet; or, for a selector of IN_MODEL_SELECTORS with original
+        positions, a PrefilledPrompt.
+
+    Raises:
+        UsageError: the selector can't work with this model.
     """
-    if spec.selector in INSIDE:
-        return _inside(text, embeddings, mask, levels, spec)
+    if spec.selector in IN_MODEL_SELECTORS:
+        return _compress_in_model(text, embeddings, mask, levels, spec)
     selections, changed = [], embeddings.clone()
     for level in levels:
-        picks, scores, averages = _choice(spec, level, embeddings[level.row], class_attention)
+        picks, scores, averages = _choice(spec, level, embeddings[level.row], cls_attention)
         selections.append(_selection(level, picks, scores))
         if averages is not None:
             changed[level.row, level.span.start + selections[-1].selected] = averages.flatten(0, 1)
@@ -73,7 +85,7 @@ def _shortened(
 
 
 def _choice(
-    spec: CompressionSpec, level: DetailLevel, row: torch.Tensor, class_attention: torch.Tensor | None
+    spec: CompressionSpec, level: DetailLevel, row: torch.Tensor, cls_attention: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """What a selector keeps of a picture in a prompt, embeddings [L, D]: picks [G, k], scores [G, n], averages [G, k, D]."""
     features = row[level.span.start : level.span.stop].unflatten(0, (-1, _group(spec, level)))
@@ -81,8 +93,8 @@ def _choice(
     keep = spec.kept(size)
     with torch.no_grad():
         if spec.selector == "visionzip":
-            assert class_attention is not None
-            scores = class_attention[level.first : level.first + groups * size].view(groups, size)
+            assert cls_attention is not None
+            scores = cls_attention[level.first : level.first + groups * size].view(groups, size)
             return selectors.best(scores, keep), scores, None
         if spec.selector == "random":
             return selectors.at_random(groups, size, keep, spec.seed), None, None
@@ -114,38 +126,38 @@ def _selection(level: DetailLevel, picks: torch.Tensor, scores: torch.Tensor | N
 # -- between two layers ----------------------------------------------------------------------------------------------------------
 
 
-def _inside(
+def _compress_in_model(
     text: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor, levels: Sequence[DetailLevel], spec: CompressionSpec
 ) -> CompressedPrompt:
-    """The first layers read everything. What they find worth keeping goes on with its hidden states, keys and values as they are,
-    or, with compact positions, begins again."""
-    if len(text.layers) <= ASKED_LAYER:
+    """The first layers read whole prompts and score the detail tokens. The kept tokens go on with their hidden states, keys and
+    values as they are; with compact positions they begin again at the first layer."""
+    if len(text.layers) <= SCORING_LAYER:
         raise UsageError(
-            f"compression asks layer {ASKED_LAYER + 1} of the language model, which has {len(text.layers)}: leave it out"
+            f"compression goes by layer {SCORING_LAYER + 1} of the language model, which has {len(text.layers)}: leave it out"
         )
     positions = positions_in(mask)
-    turned = rotation(text, embeddings, positions)
+    cos_sin = rotary_cos_sin(text, embeddings, positions)
     if spec.positions == "compact":
         with torch.no_grad():
-            before = walk(text, embeddings, range(ASKED_LAYER), turned=turned, mask=mask)
-            _, keys = queries_and_keys(text, before, ASKED_LAYER, turned)
-            selections = _ask(text, before, keys, turned, mask, levels, spec)
+            before = run_layers(text, embeddings, range(SCORING_LAYER), cos_sin=cos_sin, mask=mask)
+            _, keys = queries_and_keys(text, before, SCORING_LAYER, cos_sin)
+            selections = _select_by_attention(text, before, keys, cos_sin, mask, levels, spec)
         lost = [selections[0].detail.stop] if spec.selector == "scm-reference" else []
         return _shortened(embeddings, positions, *remaining(mask, selections, lost), selections, spec)
     cache = DynamicCache()
-    before = walk(text, embeddings, range(ASKED_LAYER), turned=turned, mask=mask, cache=cache)
-    hidden = walk(text, before, range(ASKED_LAYER, ASKED_LAYER + 1), turned=turned, mask=mask, cache=cache)
+    before = run_layers(text, embeddings, range(SCORING_LAYER), cos_sin=cos_sin, mask=mask, cache=cache)
+    hidden = run_layers(text, before, range(SCORING_LAYER, SCORING_LAYER + 1), cos_sin=cos_sin, mask=mask, cache=cache)
     with torch.no_grad():
-        selections = _ask(text, before, cache.layers[ASKED_LAYER].keys, turned, mask, levels, spec)
+        selections = _select_by_attention(text, before, cache.layers[SCORING_LAYER].keys, cos_sin, mask, levels, spec)
     shortened = _shortened(embeddings, positions, *remaining(mask, selections), selections, spec)
-    early = None if spec.depends_on_question else copied(cache)
+    early_cache = None if spec.depends_on_question else copy_cache(cache)
     for layer in cache.layers:
         layer.keys, layer.values = (
             _rows(tensor.transpose(1, 2), shortened.index).transpose(1, 2) for tensor in (layer.keys, layer.values)
         )
-    hidden, turned = _rows(hidden, shortened.index), (_rows(turned[0], shortened.index), _rows(turned[1], shortened.index))
-    rest = range(ASKED_LAYER + 1, len(text.layers))
-    hidden = walk(text, hidden, rest, turned=turned, mask=shortened.mask, cache=cache)
+    hidden, cos_sin = _rows(hidden, shortened.index), (_rows(cos_sin[0], shortened.index), _rows(cos_sin[1], shortened.index))
+    rest = range(SCORING_LAYER + 1, len(text.layers))
+    hidden = run_layers(text, hidden, rest, cos_sin=cos_sin, mask=shortened.mask, cache=cache)
     return PrefilledPrompt(
         shortened.index,
         shortened.mask,
@@ -153,34 +165,35 @@ def _inside(
         shortened.selections,
         cache,
         hidden,
-        early,
-        prompt_mask=None if early is None else mask,
+        early_cache,
+        prompt_mask=None if early_cache is None else mask,
     )
 
 
-def _ask(
+def _select_by_attention(
     text: nn.Module,
     hidden: torch.Tensor,
     keys: torch.Tensor,
-    turned: Rotation,
+    cos_sin: CosSin,
     mask: torch.Tensor,
     levels: Sequence[DetailLevel],
     spec: CompressionSpec,
 ) -> list[Selection]:
-    """What each picture's queries look at in the layer that these hidden states [B, L, D] go into; its keys are [B, K, L, C]."""
+    """The detail tokens that each picture's queries attend to most in the scoring layer, whose input is `hidden` [B, L, D] and
+    whose keys are [B, K, L, C]."""
     selections = []
     for level in levels:
         place = (level.row, level.queries)
-        turns = turned[0][place][None], turned[1][place][None]
-        queries, _ = queries_and_keys(text, hidden[place][None], ASKED_LAYER, turns)
+        query_cos_sin = cos_sin[0][place][None], cos_sin[1][place][None]
+        queries, _ = queries_and_keys(text, hidden[place][None], SCORING_LAYER, query_cos_sin)
         padding = int(mask[level.row].long().argmax())  # sliced off rather than masked: sums are those of the row alone
         scores = selectors.attention_to(
             queries[0],
             keys[level.row, :, padding:],
             (level.queries - padding).to(keys.device),
             Span(level.span.start - padding, level.span.stop - padding),
-            scale=text.layers[ASKED_LAYER].self_attn.scaling,
-            window=window(text, ASKED_LAYER),
+            scale=text.layers[SCORING_LAYER].self_attn.scaling,
+            sliding_window=sliding_window(text, SCORING_LAYER),
         )
         grouped = scores.to(hidden.device).unflatten(0, (-1, _group(spec, level)))
         selections.append(_selection(level, selectors.best(grouped, spec.kept(grouped.shape[1])), grouped))

@@ -24,13 +24,23 @@ RELEVANCE_SHARE = 0.5
 
 
 def attention_to(
-    queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, span: Span, *, scale: float, window: int | None = None
+    queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, span: Span, *, scale: float, sliding_window: int | None = None
 ) -> torch.Tensor:
-    """How much some positions of a prompt look at each position of `span`, float32 [h]: the mean over them, then over heads.
+    """The attention of some positions of a prompt to each position of `span`: the mean over the queries, then over heads.
 
-    `rows` int64 [R], ascending, are the positions that ask. `queries` [H, R, C] and `keys` [K, L, C] are turned by their positions;
-    H is a multiple of K. A row sees itself and what is before it, `window` tokens in all if given; probabilities are over all that
-    it sees. Never more than ROWS_AT_ONCE rows of one head exist.
+    Probabilities are over all tokens that a query sees: itself and those before it. Never more than ROWS_AT_ONCE rows of one head
+    exist.
+
+    Args:
+        queries: those of the positions `rows`, rotated, [H, R, C].
+        keys: those of all positions, rotated, [K, L, C]; H is a multiple of K.
+        rows: positions of the queries, int64 [R], ascending.
+        span: the positions that are scored.
+        scale: factor of the logits.
+        sliding_window: how many tokens a query sees, itself included; None for all.
+
+    Returns:
+        float32 [h].
     """
     (heads, _, _), (groups, length, _) = queries.shape, keys.shape
     places = torch.arange(length, device=keys.device)
@@ -39,8 +49,8 @@ def attention_to(
         own = rows[block, None]
         seen = int(own[-1]) + 1
         unseen = places[:seen] > own
-        if window is not None:
-            unseen |= places[:seen] <= own - window
+        if sliding_window is not None:
+            unseen |= places[:seen] <= own - sliding_window
         for head in range(heads):
             logits = (queries[head, block] @ keys[head * groups // heads, :seen].T).float().mul_(scale)
             total += logits.masked_fill_(unseen, float("-inf")).softmax(dim=-1)[:, span.start : span.stop].sum(dim=0)
@@ -48,9 +58,14 @@ def attention_to(
 
 
 def relevance(features: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """How much tokens [G, n, D] are like the queries [R, D]: the mean cosine, stretched to 0 ... 1 over all groups; float32 [G, n].
+    """How much tokens are like the queries: the mean cosine, stretched to 0 ... 1 over all groups; 1 for all if all are equal.
 
-    1 for all if all are equally like them.
+    Args:
+        features: the tokens, [G, n, D].
+        queries: [R, D].
+
+    Returns:
+        float32 [G, n].
     """
     alike = normalize(features.float(), dim=-1) @ normalize(queries.float(), dim=-1).mean(dim=0)
     low, high = alike.min(), alike.max()
@@ -73,11 +88,20 @@ def evenly(groups: int, size: int, keep: int) -> torch.Tensor:
 
 
 def pooled(features: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each tile's tokens [T, t, D], averaged over the cells of a coarser grid of as many cells as `keep` allows.
+    """Each tile's tokens, averaged over the cells of a coarser grid.
 
-    Of two grids of as many cells the squarer is taken, then the wider: lines of text run across. Returns for each cell the token
-    nearest its middle, whose place it takes, int64 [T, k], and the averages [T, k, D]; k may be less than `keep`. Raises
-    UsageError if tiles aren't square.
+    Of two grids of as many cells the squarer is taken, then the wider: lines of text run across.
+
+    Args:
+        features: the tokens of each tile, row by row, [T, t, D].
+        keep: the most cells of a tile.
+
+    Returns:
+        For each cell the token nearest its middle, whose place it takes, int64 [T, k], and the averages [T, k, D]; k may be less
+        than `keep`.
+
+    Raises:
+        UsageError: tiles aren't square.
     """
     tiles, tokens, width = features.shape
     side = math.isqrt(tokens)
@@ -100,10 +124,17 @@ def _middles(size: int, cells: int) -> torch.Tensor:
 
 
 def diverse(features: torch.Tensor, keep: int) -> torch.Tensor:
-    """Tokens [G, n, D] that lie far from each other: int64 [G, k].
+    """Tokens that lie far from each other: max-min diversity, in the manner of DivPrune (arXiv 2503.02175).
 
     The first is the one farthest from its nearest neighbour; each further one is as far as can be from the nearest of those chosen.
-    Distances are 1 - cosine. In the manner of DivPrune (arXiv 2503.02175): max-min diversity.
+    Distances are 1 - cosine.
+
+    Args:
+        features: the tokens, [G, n, D].
+        keep: how many of each group stay.
+
+    Returns:
+        int64 [G, k].
     """
     distances = 1 - _cosines(features)
     distances.diagonal(dim1=-2, dim2=-1).fill_(float("inf"))
@@ -116,11 +147,18 @@ def diverse(features: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 def relevant_and_diverse(features: torch.Tensor, relevance: torch.Tensor, keep: int) -> torch.Tensor:
-    """Tokens [G, n, D] that span much, the relevant ones [G, n] more: int64 [G, k].
+    """Tokens that span much, the relevant ones more: a conditional determinantal point process, as in CDPruner (arXiv 2506.10967).
 
     Greedy maximum of the determinant of the chosen cosines, rows and columns weighted by relevance, updated as a Cholesky factor:
-    k steps of k * n products, so make groups small. In the manner of CDPruner (arXiv 2506.10967): a conditional determinantal
-    point process; where its relevance is that of a text encoder, ours is `relevance`.
+    k steps of k * n products, so make groups small. CDPruner's relevance is that of a text encoder, ours is `relevance`.
+
+    Args:
+        features: the tokens, [G, n, D].
+        relevance: of each token, from 0 to 1, [G, n].
+        keep: how many of each group stay.
+
+    Returns:
+        int64 [G, k].
     """
     kernel = relevance[:, :, None] * _cosines(features) * relevance[:, None, :]
     gains = kernel.diagonal(dim1=-2, dim2=-1).clone()
@@ -137,10 +175,18 @@ def relevant_and_diverse(features: torch.Tensor, relevance: torch.Tensor, keep: 
 
 
 def marginal(features: torch.Tensor, relevance: torch.Tensor, keep: int) -> torch.Tensor:
-    """Tokens [G, n, D] that are relevant [G, n] and don't repeat one that is chosen already: int64 [G, k].
+    """Tokens that are relevant and don't repeat a chosen one: maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-    Maximal marginal relevance (Carbonell and Goldstein, 1998): each time the token whose relevance, less its greatest cosine to a
-    chosen one, is highest, the two weighted by RELEVANCE_SHARE.
+    Each time the token is taken whose relevance, less its greatest cosine to a chosen one, is highest, the two weighted by
+    RELEVANCE_SHARE.
+
+    Args:
+        features: the tokens, [G, n, D].
+        relevance: of each token, from 0 to 1, [G, n].
+        keep: how many of each group stay.
+
+    Returns:
+        int64 [G, k].
     """
     cosines = _cosines(features)
     repeats = torch.zeros_like(relevance)

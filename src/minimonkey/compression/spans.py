@@ -1,8 +1,8 @@
-"""Where the detail level of each picture lies in a batch of prompts, who is asked about it, and what remains of the prompts.
+"""Where the detail level of each picture lies in a batch of prompts, which tokens are its queries, and what remains of the prompts.
 
 Knows tensors of ids, no model and no picture.
 
-    shapes: B prompts of length L, P pictures, h tokens of a detail level, k of them selected, R tokens that ask, K kept in a row
+    shapes: B prompts of length L, P pictures, h tokens of a detail level, k of them selected, R queries, K kept in a row
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from minimonkey.compression.spec import ASKING, CompressionSpec
+from minimonkey.compression.spec import QUERY_SELECTORS, CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.pyramid import LEVEL_NAMES, Span
 
 
 @dataclass(frozen=True)
 class DetailLevel:
-    """Where the detail tokens of one picture stand in a batch, and who is asked about them."""
+    """Where the detail tokens of one picture stand in a batch, and which tokens score them."""
 
     picture: int
     """Which picture of the batch, from 0."""
@@ -32,7 +32,7 @@ class DetailLevel:
     first: int
     """The first one's number among all image tokens of the batch."""
     queries: torch.Tensor
-    """Places in the row that are asked, int64 [R], ascending."""
+    """Places in the row of the tokens that score them, int64 [R], ascending."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,26 @@ def detail_levels(
     spec: CompressionSpec,
     order: Sequence[str] | None = None,
 ) -> list[DetailLevel]:
-    """The detail levels in prompts [B, L], of which `mask` [B, L] leaves the padding out; pictures without one have no entry.
+    """The detail levels in a batch of prompts.
 
-    `level_tiles` int64 [P, 3] counts the tiles of each picture's levels, which stand in this `order`, detail, adaptive, thumbnail
-    if not given. For scm-reference the detail level is where the published code looks for it: from the picture's first token on,
-    whatever the order; with adaptive tiles first (Mini-Monkey's demo) that holds those and a part of the detail level. (A picture
-    of one tile is all thumbnail. The published code halves it; we leave it whole.)
+    For scm-reference the detail level is where the published code looks for it: from the picture's first token on, whatever the
+    order; with adaptive tiles first (Mini-Monkey's demo) that holds those and a part of the detail level. (A picture of one tile is
+    all thumbnail. The published code halves it; we leave it whole.)
 
-    Raises UsageError for level tiles that are missing or don't fit the prompt, for a detail level that nobody can be asked about,
-    and for scm-reference if there are several prompts or pictures, or padding.
+    Args:
+        input_ids: the prompts, int64 [B, L].
+        mask: 0 for padding, int [B, L].
+        level_tiles: tiles of the detail, adaptive and thumbnail level of each picture, int64 [P, 3].
+        image_token_id: the id of image tokens.
+        spec: whose `queries` count, and whether the published code is followed.
+        order: the order of a picture's levels in the prompt; detail, adaptive, thumbnail if not given.
+
+    Returns:
+        One entry for each picture that has a detail level, in their order.
+
+    Raises:
+        UsageError: `level_tiles` is missing or doesn't fit the prompts; a detail level has no queries, and the selector needs some;
+            or scm-reference gets several prompts or pictures, or padding.
     """
     published = spec.selector == "scm-reference"
     if level_tiles is None:
@@ -98,26 +109,32 @@ def detail_levels(
             tiles_of = f"level_tiles has {sum(counts)} tiles for picture {picture + 1}"
             raise UsageError(f"{tiles_of}, whose image tokens aren't in one piece")
         span = Span(column, column + size)
-        queries = _asked(spec, input_ids[row] == image_token_id, mask[row].bool(), span.stop, last[1] + 1)
+        queries = _query_places(spec, input_ids[row] == image_token_id, mask[row].bool(), span.stop, last[1] + 1)
         found.append(DetailLevel(picture, row, span, tile_tokens, first, queries))
     return found
 
 
-def _asked(spec: CompressionSpec, is_image: torch.Tensor, real: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """The places of a row [L] whose tokens are asked about a detail level that ends at `start`, in a picture that ends at `end`."""
+def _query_places(spec: CompressionSpec, is_image: torch.Tensor, real: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """The places of a row [L] whose tokens score a detail level that ends at `start`, in a picture that ends at `end`."""
     places = torch.arange(len(real), device=real.device)
-    asked = places < end if spec.queries == "vision" else ~is_image | (places < end)
-    found = (asked & real & (places >= start)).nonzero()[:, 0]
-    if spec.selector in ASKING and not len(found):
+    counts = places < end if spec.queries == "vision" else ~is_image | (places < end)
+    found = (counts & real & (places >= start)).nonzero()[:, 0]
+    if spec.selector in QUERY_SELECTORS and not len(found):
         remedy = "end the prompt with a question" if spec.queries == "all" else "put the detail level first, or ask all (queries)"
         raise UsageError(f"compression asks what follows the detail level, and nothing does: {remedy}")
     return found[-1:] if spec.selector == "fastv" else found
 
 
 def remaining(mask: torch.Tensor, selections: Sequence[Selection], lost: Sequence[int] = ()) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens of prompts [B, L] that stay: their places, int64 [B, K], padded on the left, and which of them count, bool.
+    """The tokens of prompts that stay.
 
-    `mask` [B, L] leaves out the padding that there was; `lost` are places that no row keeps.
+    Args:
+        mask: 0 for the padding that there was, int [B, L].
+        selections: what stays of each detail level.
+        lost: places that no row keeps.
+
+    Returns:
+        Their places, int64 [B, K], padded on the left, and which of them are no padding, bool [B, K].
     """
     keep = mask.bool().clone()
     for chosen in selections:

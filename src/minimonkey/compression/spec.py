@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from minimonkey.errors import UsageError, unknown
+from minimonkey.errors import UsageError, check_keys, shown, unknown
 
 SELECTORS = {
     "scm": "Mini-Monkey's Scale Compression Mechanism: the attention of later tokens to the detail tokens in the language model's "
@@ -27,10 +27,10 @@ SELECTORS = {
     "mmr": "tokens like those that ask and unlike each other: maximal marginal relevance.",
 }
 """Who may choose, and how."""
-INSIDE = ("scm", "scm-reference", "fastv")
-"""Selectors that ask the language model's attention; the others choose before it."""
-ASKING = (*INSIDE, "cdpruner", "mmr")
-"""Selectors that ask tokens behind the detail level; the others don't care what is asked."""
+IN_MODEL_SELECTORS = ("scm", "scm-reference", "fastv")
+"""Selectors that go by the language model's attention; the others choose before it."""
+QUERY_SELECTORS = (*IN_MODEL_SELECTORS, "cdpruner", "mmr")
+"""Selectors that score detail tokens by queries, the tokens behind the detail level; the others go by the picture alone."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class CompressionSpec:
     keep_ratio: float = 0.5
     """Share of the detail tokens that stays, rounded down: above 0, at most 1."""
     queries: Literal["all", "vision"] = "all"
-    """Who is asked: the picture's own image tokens after its detail level and all later text, or those image tokens alone, whatever
-    the question."""
+    """Whose attention counts: "all", the picture's own image tokens after its detail level and all later text; or "vision", those
+    image tokens alone, whatever the question."""
     positions: Literal["compact", "original"] | None = None
     """Positions of the tokens that stay: those that they had, or counted anew; scm then begins again with what it keeps. If not
     given "original", and "compact" for scm-reference."""
@@ -54,7 +54,7 @@ class CompressionSpec:
     """Of the random selector."""
 
     def __post_init__(self) -> None:
-        if self.selector not in SELECTORS:
+        if not (isinstance(self.selector, str) and self.selector in SELECTORS):
             raise UsageError(unknown("compression: no selector", self.selector, SELECTORS))
         if self.positions is None:
             object.__setattr__(self, "positions", "compact" if self.selector == "scm-reference" else "original")
@@ -69,14 +69,22 @@ class CompressionSpec:
         )
         for name, is_right, expected in checks:
             if not is_right:
-                raise UsageError(f"compression: {name}={getattr(self, name)!r}: expected {expected}")
+                raise UsageError(f"compression: {name}={shown(getattr(self, name))}: expected {expected}")
         for name, value, why in _FIXED.get(self.selector, ()):
             if getattr(self, name) != value:
                 raise UsageError(f"compression: {name}={getattr(self, name)!r}: {self.selector} {why}, {value!r} only")
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> CompressionSpec:
-        """The short form of the command line: a selector, and the share that it keeps if not the half: "scm", "uniform:0.25"."""
+        """Read the short form of the command line: "scm", "uniform:0.25".
+
+        Args:
+            text: a selector, and behind a colon the share that it keeps, if not the half.
+            settings: other fields.
+
+        Raises:
+            UsageError: the text has another form, or a value is wrong.
+        """
         name, colon, share = text.strip().partition(":")
         try:
             keep_ratio = float(share) if colon else cls.keep_ratio
@@ -87,20 +95,28 @@ class CompressionSpec:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> CompressionSpec:
-        """The spec of saved JSON. An unknown key is a UsageError that names the nearest setting."""
-        known = [field.name for field in fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise UsageError(unknown("compression has no setting", key, known))
+        """The spec of saved JSON (`dataclasses.asdict(spec)`).
+
+        Args:
+            settings: any of the fields; the others have their defaults.
+
+        Raises:
+            UsageError: no mapping, an unknown key (the nearest setting is named), or a wrong value.
+        """
+        check_keys("compression", settings, [field.name for field in fields(cls)], UsageError)
         return cls(**settings)
 
     @property
     def depends_on_question(self) -> bool:
         """Whether another question may keep other tokens. If not, a picture is compressed before there is a question."""
-        return self.selector in ASKING and self.queries == "all"
+        return self.selector in QUERY_SELECTORS and self.queries == "all"
 
     def before_questions(self) -> CompressionSpec:
-        """The same, but no question is asked, as there is none yet. Raises UsageError for a selector that asks nothing else."""
+        """The same with queries that are there before any question: the picture's own tokens.
+
+        Raises:
+            UsageError: the selector has no other queries than the question.
+        """
         if not self.depends_on_question:
             return self
         free = [name for name in SELECTORS if "queries" not in (setting for setting, *_ in _FIXED.get(name, ()))]
@@ -109,12 +125,22 @@ class CompressionSpec:
             raise UsageError(f"{why}: take {', '.join(free)} or none, or use ask()")
         return replace(self, queries="vision")
 
+    @property
+    def needs_cls_attention(self) -> bool:
+        """Whether the choice goes by the class token's attention in the vision encoder."""
+        return self.selector == "visionzip"
+
     def kept(self, size: int) -> int:
-        """How many stay of so many tokens that share a budget; `downsample` may keep fewer."""
+        """How many of `size` tokens that share a budget stay; `downsample` may keep fewer."""
         return int(self.keep_ratio * size + 1e-9)  # as floats, 0.29 x 100 is a little less than 29
 
     def dropped(self, tiles: int, tile_tokens: int) -> int:
-        """How many tokens of a detail level of so many tiles go; `downsample` may drop more."""
+        """How many tokens of a detail level are dropped; `downsample` may drop more.
+
+        Args:
+            tiles: of the detail level.
+            tile_tokens: image tokens of a tile.
+        """
         groups, size = (tiles, tile_tokens) if self.budget == "tile" else (1, tiles * tile_tokens)
         return groups * (size - self.kept(size))
 

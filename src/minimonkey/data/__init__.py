@@ -8,8 +8,8 @@ from typing import Any
 _MODULE_OF = {
     "Conversation": "conversation",
     "read_conversations": "readers",
-    "encode": "encode",
-    "collate": "collate",
+    "encode": "encoding",
+    "collate": "collation",
     "pack": "packing",
 }
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from minimonkey.data.conversation import Conversation, Medium
-from minimonkey.data.encode import too_long
+from minimonkey.data.encoding import too_long
 from minimonkey.data.lengths import lengths
 from minimonkey.data.readers import read_conversations
 from minimonkey.documents import load_frames, load_picture

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minimonkey.data.conversation import Conversation, Message
-from minimonkey.data.encode import ONE_TILE, inside, loaded, trained_text
+from minimonkey.data.encoding import ONE_TILE, inside, loaded, trained_text
 from minimonkey.documents import picture_size
 from minimonkey.pyramid import PyramidSpec, Size
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import NOT_LEARNT, ONE_TILE, encode, loaded
+from minimonkey.data.encoding import NOT_LEARNT, ONE_TILE, encode, loaded
 from minimonkey.pyramid import PyramidSpec, Size
 from minimonkey.visualize import draw_pyramid
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from minimonkey.data.encode import FRAMES, NOT_LEARNT, ONE_TILE, TextSpan, answer_end, inside, template_name, template_pieces
+from minimonkey.data.encoding import FRAMES, NOT_LEARNT, ONE_TILE, TextSpan, answer_end, inside, template_name, template_pieces
 from minimonkey.documents import load_frames, load_picture
 from minimonkey.errors import DataError
 from minimonkey.pyramid import PyramidSpec

@@ -45,7 +45,8 @@ def load_picture(
     """A picture of any source, upright and in mode RGB. Any number of threads may read pictures at once.
 
     EXIF orientation is applied, alpha laid over white, 16-bit and float pixels are scaled to 8 bits, CMYK is converted; of an
-    animation or a file of several pages the first picture is taken, with a note.
+    animation or a file of several pages the first picture is taken, with a note. What this function made before comes back as it
+    is, without a copy.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image, or a numpy array [height, width] or [height, width,
@@ -55,7 +56,7 @@ def load_picture(
         max_bytes: the most that a file may have.
 
     Returns:
-        A new PIL image in mode RGB; `info["notes"]` is a list of remarks for the user (str), mostly empty: ours, and what Pillow
+        A PIL image in mode RGB; `info["notes"]` is a list of remarks for the user (str), mostly empty: ours, and what Pillow
         warns of while it reads this picture.
 
     Raises:
@@ -70,6 +71,9 @@ def read_picture(
     """`load_picture` with a limit of its own: `admit` gets (width, height) and the source's name before pixels are decoded, and
     raises PictureError if they are too many."""
     name = source_name(source)
+    if isinstance(source, Image.Image) and _is_prepared(source):
+        admit(source.size, name)
+        return source
     given = source if isinstance(source, Image.Image | np.ndarray) else _read(source, name, max_bytes)
     notes: list[str] = []
     try:
@@ -88,6 +92,11 @@ def read_picture(
         raise PictureError(f"{name} is damaged or cut short ({reason}); expected a complete picture file") from error
     rgb.info = {"notes": notes + [f"{name}: {warning}" for warning in warned]}
     return rgb
+
+
+def _is_prepared(picture: Image.Image) -> bool:
+    """Whether a picture comes from here: RGB pixels, and nothing but our notes beside them, so neither an orientation nor alpha."""
+    return picture.mode == "RGB" and picture.info.keys() == {"notes"}
 
 
 def source_name(source: PictureSource) -> str:

@@ -123,9 +123,16 @@ def _read_in_time(path: str, limits: _Limits) -> Image.Image:
 
 
 def frame_indices(count: int, most: int) -> list[int]:
-    """Which of `count` frames are shown, ascending: all, or the middles of `most` equal parts.
+    """Which frames of a video are shown: all, or the middles of equal parts.
 
     Source: `get_index` in the published model cards of InternVL2, which repeats frames of videos shorter than `most`; this doesn't.
+
+    Args:
+        count: frames that there are.
+        most: the most that are shown.
+
+    Returns:
+        Their numbers from 0, ascending.
     """
     if count <= most:
         return list(range(count))
@@ -134,7 +141,12 @@ def frame_indices(count: int, most: int) -> list[int]:
 
 
 def frames_prompt(count: int, question: str) -> str:
-    """A question about `count` frames, each with its number and its `<image>` mark: what InternVL2 was trained on for videos."""
+    """A question about frames, each with its number and its `<image>` mark: what InternVL2 was trained on for videos.
+
+    Args:
+        count: frames.
+        question: what is asked about them.
+    """
     return "".join(f"Frame{number}: <image>\n" for number in range(1, count + 1)) + question
 
 

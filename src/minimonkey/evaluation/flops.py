@@ -34,7 +34,12 @@ class Shape:
 
     @classmethod
     def of(cls, name: str, config: InternVLConfig) -> Shape:
-        """The shape of a native configuration whose language model is Llama, Qwen2 or Phi-3."""
+        """The shape of a configuration.
+
+        Args:
+            name: what messages call the model.
+            config: of a model whose language model is Llama, Qwen2 or Phi-3.
+        """
         vision, text = config.vision_config, config.text_config
         tile_px, patch_px = vision.image_size[0], vision.patch_size[0]
         patches = (tile_px // patch_px) ** 2
@@ -54,7 +59,7 @@ class Shape:
         )
 
     def vision_flops(self, tiles: int) -> float:
-        """FLOPs of the vision encoder and the projector for so many tiles: 0.72e12 a tile for InternViT-300M at 448 px."""
+        """FLOPs of the vision encoder and the projector for `tiles` tiles: 0.72e12 a tile for InternViT-300M at 448 px."""
         weights = self.vision_layers * (4 * self.vision_width**2 + 2 * self.vision_width * self.vision_mlp)
         attention = 4 * self.patches**2 * self.vision_width * self.vision_layers
         stacked = self.vision_width * (self.patches - 1) // self.tokens_per_tile  # pixel unshuffle
@@ -62,7 +67,7 @@ class Shape:
         return float(tiles * (2 * self.patches * weights + attention + projector))
 
     def text_flops(self, tokens: int) -> float:
-        """FLOPs of the language model's layers for a prompt of so many tokens, with causal attention."""
+        """FLOPs of the language model's layers for a prompt of `tokens` tokens, with causal attention."""
         layer = 2 * self.text_width * (self.text_width + self.text_kv_width) + 3 * self.text_width * self.text_mlp
         return float(2 * tokens * self.text_layers * layer + 2 * tokens**2 * self.text_width * self.text_layers)
 

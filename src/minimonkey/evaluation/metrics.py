@@ -14,10 +14,13 @@ from minimonkey.errors import UsageError
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Levenshtein distance: fewest inserted, deleted or replaced characters (code points, no normalisation).
+    """Levenshtein distance of two texts.
 
     Bit-parallel (Myers 1999, in Hyyro's 2003 form): one column of the table is two integers, so a step costs a few operations on
     whole numbers of len(longer) bits.
+
+    Returns:
+        The fewest inserted, deleted or replaced characters: code points, nothing is normalised.
     """
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
     if not shorter:
@@ -40,15 +43,35 @@ def edit_distance(first: str, second: str) -> int:
 def cer(predictions: str | Sequence[str], references: str | Sequence[str]) -> float:
     """Character error rate: the sum of edits over the sum of reference lengths, case-sensitive; above 1 if much is invented.
 
-    An empty reference adds its prediction's length to the edits and nothing to the divisor. If all references are empty, the rate
-    is 0.0 where all predictions are empty too, else infinite. Raises UsageError for lists of different or no length.
+    An empty reference adds its prediction's length to the edits and nothing to the divisor.
+
+    Args:
+        predictions: a text, or one for each row.
+        references: what they should be.
+
+    Returns:
+        A fraction. If all references are empty, 0.0 where all predictions are empty too, else infinite.
+
+    Raises:
+        UsageError: lists of different or no length.
     """
     edits, lengths = cer_counts(predictions, references)
     return _ratio(sum(edits), sum(lengths))
 
 
 def cer_counts(predictions: str | Sequence[str], references: str | Sequence[str]) -> tuple[list[int], list[int]]:
-    """Edits and reference lengths row by row: what `cer` sums and `confidence_interval` resamples."""
+    """What `cer` sums and `confidence_interval` resamples.
+
+    Args:
+        predictions: a text, or one for each row.
+        references: what they should be.
+
+    Returns:
+        Edits of each row, and lengths of the references, in characters.
+
+    Raises:
+        UsageError: lists of different or no length.
+    """
     rows = _rows(predictions, references)
     return [edit_distance(prediction, reference) for prediction, reference in rows], [len(reference) for _, reference in rows]
 
@@ -63,9 +86,20 @@ def anls(
     """Average normalised Levenshtein similarity (DocVQA, InfoVQA): the mean over rows of the best match among a row's answers.
 
     One row: `anls("12 May", ["12 May", "May 12"])`; many: `anls(predictions, lists_of_answers)`. Case and white space don't count
-    as edits; similarities below `threshold` become 0. As in the scorer of the RRC portal, edits are divided by the longer length of
-    the strings as given, so that trailing blanks raise a score; `normalised_length=True` takes the normalised strings' (a later
-    VLMEvalKit). Raises UsageError for lists of different or no length, and for a row without answers.
+    as edits.
+
+    Args:
+        predictions: a text, or one for each row.
+        answers: for each row a text or several, of which the nearest counts.
+        threshold: similarities below it become 0.
+        normalised_length: edits are divided by the longer length: of the strings as given, so that trailing blanks raise a score,
+            as in the scorer of the RRC portal; or, if True, of the normalised strings, as in a later VLMEvalKit.
+
+    Returns:
+        From 0 to 1.
+
+    Raises:
+        UsageError: lists of different or no length, or a row without answers.
     """
     if isinstance(predictions, str):
         predictions, answers = [predictions], [answers]  # type: ignore[list-item]
@@ -100,7 +134,19 @@ def confidence_interval(
     """Percentile bootstrap interval of sum(values) / sum(weights), rows resampled together; without weights, of the mean.
 
     For a character error rate: `confidence_interval(*cer_counts(predictions, references))`. The same seed gives the same interval.
-    Raises UsageError for lists of different or no length, a level outside 0..1, or no resamples.
+
+    Args:
+        values: one for each row.
+        weights: what their sum is divided by the sum of; 1 each if not given.
+        level: the share of resamples within the interval.
+        resamples: how often rows are drawn anew.
+        seed: of the drawing.
+
+    Returns:
+        Its lower and upper end.
+
+    Raises:
+        UsageError: lists of different or no length, a level outside 0..1, or no resamples.
     """
     rows = _rows(values, [1] * len(values) if weights is None else weights)
     if not 0 < level < 1 or resamples < 1:

@@ -38,10 +38,16 @@ STAGES = ("tiles", "encoder", "language model", "fresh questions", "open picture
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds that each call took in each round, the calls in turn, after `warm_up` rounds that don't count.
+    """Time several calls in turn.
 
-    A call that returns a float says itself how many seconds count. Others are timed from begin to end, with what they left an
-    accelerator to do.
+    Args:
+        calls: by name. One that returns a float says itself how many seconds count; others are timed from begin to end, with what
+            they left an accelerator to do.
+        rounds: how often each is timed.
+        warm_up: rounds before them that don't count.
+
+    Returns:
+        Seconds of each call in each round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm_up + rounds):
@@ -57,7 +63,7 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: i
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:
-    """The median of each call's seconds, timed by `alternate`."""
+    """The median of each call's seconds, timed by `alternate`, whose arguments it takes."""
     return {name: statistics.median(taken) for name, taken in alternate(calls, rounds, warm_up).items()}
 
 
@@ -68,7 +74,7 @@ def settle() -> None:
 
 
 def noise_page(size: Size = A4_PX, seed: int = 0) -> Image.Image:
-    """A page of noise, the same for the same seed: no two tiles of it are equal, so that each is encoded."""
+    """An RGB page of noise, the same for the same seed: no two tiles of it are equal, so that each is encoded."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size.height, size.width, 3), dtype=np.uint8))
 
 
@@ -105,10 +111,18 @@ class Speed:
 
 
 def measure(vlm: VisionLanguageModel, picture: Image.Image, *, done: Callable[[str], None] = lambda stage: None) -> Speed:
-    """Time a model on a picture, cut as the model's own pyramid says, in medians of alternating rounds.
+    """Time a model on a picture, in medians of alternating rounds.
 
-    `done` is called with each of STAGES in turn. Raises what `vlm.ask` and `vlm.open` raise: PromptError, say, if the picture and
-    an answer of NEW_TOKENS are too long for the model.
+    Args:
+        vlm: the model.
+        picture: is cut as the model's own pyramid says.
+        done: is called with each of STAGES in turn.
+
+    Returns:
+        The figures.
+
+    Raises:
+        What `vlm.ask` and `vlm.open` raise: PromptError, say, if the picture and NEW_TOKENS are too long for the model.
     """
     parts = _Parts(vlm, picture)
     first = parts.answer()  # warms up, and shows how long things take

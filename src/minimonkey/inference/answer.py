@@ -40,8 +40,8 @@ class Answer:
     """Seconds from the call until the inputs were ready ("prepare"), the first token out ("first_token") and the last ("total")."""
     pyramids: list[Pyramid]
     """How each picture was cut."""
-    kept: tuple[Selection, ...] = field(default=(), compare=False)
-    """What compression kept of each picture that has a detail level; `picture` is its place in `pyramids`. Empty without any."""
+    selections: tuple[Selection, ...] = field(default=(), compare=False)
+    """What compression kept of each picture with a detail level; `picture` is its place in `pyramids`. Empty without any."""
 
     def __str__(self) -> str:
         return self.text
@@ -72,7 +72,14 @@ def boxes_of(text: str, source: Size) -> list[Box]:
 
 
 def labels_of(text: str) -> list[str]:
-    """For each box of `boxes_of`, in the same order, the `<ref>` right before it, or ""."""
+    """The labels of the boxes that a text names.
+
+    Args:
+        text: an answer with its marks, as for `boxes_of`.
+
+    Returns:
+        For each box of `boxes_of`, in the same order, the text of the `<ref>` right before it, or "".
+    """
     return [label for label, _ in _places(text)]
 
 

@@ -27,17 +27,17 @@ class TorchBackend:
         self.network = network
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False) -> BaseModelOutputWithPooling:
+    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False) -> BaseModelOutputWithPooling:
         """Run the vision encoder and the projector.
 
         Args:
             tiles: pixel values, float32 [T, 3, S, S], on any device.
-            class_attention: also return where the class token looks in the encoder's last layer.
+            cls_attention: also return the class token's attention in the encoder's last layer.
 
         Returns:
             An output with `pooler_output` [T, N, D] and, if asked for, `attentions`, a tuple of one float32 [T, M].
         """
-        how = {"class_attention": class_attention, "keep_last_hidden_state": False}
+        how = {"cls_attention": cls_attention, "keep_last_hidden_state": False}
         return self.network.get_image_features(pixel_values=tiles.to(self.network.device), **how)
 
     @torch.no_grad()
@@ -74,8 +74,8 @@ class TorchBackend:
         """The inputs with encoded tiles in place of pixel values."""
         if "pixel_values" not in inputs:
             return inputs
-        by_class = "compression" in inputs and inputs["compression"].selector == "visionzip"
-        encoded = self.encode(inputs["pixel_values"], class_attention=by_class)
+        needs_cls_attention = "compression" in inputs and inputs["compression"].needs_cls_attention
+        encoded = self.encode(inputs["pixel_values"], cls_attention=needs_cls_attention)
         return {name: value for name, value in inputs.items() if name != "pixel_values"} | {
             "mm_encoder_outputs": {"image": encoded}
         }

@@ -29,14 +29,25 @@ class Placement:
     quantize: str | None = None
 
     @classmethod
-    def choose(
+    def resolve(
         cls,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         device_map: str | dict | None = None,
         quantize: str | None = None,
     ) -> Placement:
-        """What was asked for if it is there, the best there is for what wasn't. Raises UsageError, MissingExtraError."""
+        """Decide where a model runs: what is given if this machine has it, the best there is for the rest.
+
+        Args:
+            device: "cuda", "cpu", "cuda:1" ...; CUDA, else MPS, else the CPU if not given.
+            dtype: "float32", "bfloat16" or "float16"; float32 on a CPU and bfloat16 elsewhere if not given.
+            device_map: a model spread over devices, as in accelerate; in place of `device`.
+            quantize: "int8" or "int4".
+
+        Raises:
+            UsageError: no such device, number format or quantizer, or two settings that don't go together.
+            MissingExtraError: the quantizer's package isn't installed.
+        """
         if device_map is not None and device is not None:
             raise UsageError(f"device={str(device)!r} and device_map={device_map!r}: give one of them")
         place = _device(device)
@@ -50,7 +61,7 @@ class Placement:
             _require("accelerate", "quantize" if quantize else "train", "quantize" if quantize else "device_map")
         return cls(place, _dtype(dtype, place), device_map, quantize)
 
-    def settings(self, config: PretrainedConfig) -> dict[str, Any]:
+    def from_pretrained_kwargs(self, config: PretrainedConfig) -> dict[str, Any]:
         """Arguments of transformers' `from_pretrained` for a model; weights go to their places as they are read."""
         settings: dict[str, Any] = {"dtype": self.dtype}
         if self.device_map is not None or self.quantize is not None:

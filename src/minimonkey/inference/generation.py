@@ -16,20 +16,21 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from minimonkey.compression.prefill import layers_before_pruning
 from minimonkey.compression.spans import Selection
+from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import PromptError, UsageError, shown
 from minimonkey.inference.answer import Answer, boxes_of, whole_characters
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.settings import call_settings, new_tokens
-from minimonkey.language_model.rotary import longest_sequence
-from minimonkey.memory import enough_memory
+from minimonkey.language_model.rotary import context_length
+from minimonkey.memory import HINTS, explain_out_of_memory
+from minimonkey.models.minimonkey.modeling import check_settings_with_compression
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.pyramid import Pyramid
 
 NEW_TOKENS = 512
 """The longest answer, unless the call or the model's generation_config.json says otherwise."""
-ASK_LESS = "lower the pyramid's budgets, ask fewer at once, or load with a smaller dtype, quantize or a compression"
-"""What needs less memory for an answer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class GenerationRequest:
     begun: float
     """When the call came, on the clock of `time.perf_counter`."""
     timings: dict[str, float] = field(default_factory=dict)
-    kept: Sequence[Selection] = ()
+    selections: Sequence[Selection] = ()
     """What compression keeps of the pictures of each row, where that was settled before."""
     on_finished: Callable[[torch.Tensor], None] = lambda sequences: None
     """Gets the ids of all rows, int64 [B, L], once the model is done."""
@@ -70,6 +71,7 @@ class GenerationRequest:
         prompts: list[Prompt],
         generation: dict[str, Any],
         *,
+        compression: CompressionSpec | None = None,
         max_new_tokens: int | None = None,
         begun: float | None = None,
     ) -> GenerationRequest:
@@ -80,6 +82,7 @@ class GenerationRequest:
             processor: the model's.
             prompts: the rows.
             generation: settings of `generate`.
+            compression: what the prompts will lose; it does nothing to prompts without a detail level.
             max_new_tokens: the longest answer. None: what the model says, or less where a prompt leaves no room for it.
             begun: when the call came; now if not given.
 
@@ -95,8 +98,10 @@ class GenerationRequest:
             vocabulary=model.config.text_config.vocab_size,
             device=model.device.type,
         )
+        if compression is not None and any(pyramid.detail for prompt in prompts for pyramid in prompt.pyramids):
+            check_settings_with_compression(compression.selector, layers_before_pruning(compression) > 0, settings)
         max_new_tokens = new_tokens(max_new_tokens)
-        context = longest_sequence(model.config.text_config, processor.tokenizer.model_max_length)
+        context = context_length(model.config.text_config, processor.tokenizer.model_max_length)
         wanted = max_new_tokens or model.generation_config.max_new_tokens or NEW_TOKENS
         longest = max(prompts, key=lambda prompt: len(prompt.ids))
         if context - len(longest.ids) < (max_new_tokens or 1):
@@ -111,23 +116,41 @@ class GenerationRequest:
         settings["max_new_tokens"] = min(context - min(len(prompt.ids) for prompt in prompts), wanted)
         return cls(processor, prompts, settings, context, begun)
 
-    @enough_memory("answering", ASK_LESS)
+    @explain_out_of_memory("answering", HINTS["ask"])
     def answers(self, backend: TorchBackend, inputs: dict[str, Any]) -> list[Answer]:
-        """Run the model on its inputs and read what it wrote, one answer a prompt."""
+        """Run the model to the end.
+
+        Args:
+            backend: what computes.
+            inputs: what the model gets: ids and masks of the prompts, int64 [B, L], tiles or features of their pictures.
+
+        Returns:
+            One answer for each prompt.
+
+        Raises:
+            ShortOfMemoryError: memory runs out.
+        """
         return self._run(backend, inputs, _Watch())
 
     def stream(self, backend: TorchBackend, inputs: dict[str, Any]) -> Generator[str, None, Answer]:
-        """The first row's text as it comes; the return value is the Answer. Closing the generator stops the model."""
+        """Run the model, and give the first row's text as it comes. Closing the generator stops the model.
+
+        Args:
+            backend, inputs: as for `answers`.
+
+        Returns:
+            A generator of str whose return value is the Answer.
+        """
         added = self.processor.tokenizer.added_tokens_decoder
-        unseen = {token for token in added if added[token].special}
-        watch, said, sent = _Watch(), list[int](), ""
+        special = {token for token in added if added[token].special}
+        watch, tokens, sent = _Watch(), list[int](), ""
         with ThreadPoolExecutor(1, "minimonkey-stream") as pool:
-            future = pool.submit(enough_memory("answering", ASK_LESS)(self._run), backend, inputs, watch)
+            future = pool.submit(explain_out_of_memory("answering", HINTS["ask"])(self._run), backend, inputs, watch)
             future.add_done_callback(lambda _: watch.tokens.put(None))
             try:
                 while (token := watch.tokens.get()) is not None:
-                    said.append(token)
-                    text = self._settled_text([token for token in self._until_stop(said) if token not in unseen])
+                    tokens.append(token)
+                    text = self._settled_text([token for token in self._until_stop(tokens) if token not in special])
                     if len(text) > len(sent):
                         yield text[len(sent) :]
                         sent = text
@@ -164,10 +187,10 @@ class GenerationRequest:
             image_tokens=prompt.tile_count * self.processor.image_seq_length,
             timings=self.timings,
             pyramids=prompt.pyramids,
-            kept=tuple(self.kept) or self._kept_of(row, selections),
+            selections=tuple(self.selections) or self._selections_of(row, selections),
         )
 
-    def _kept_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
+    def _selections_of(self, row: int, selections: list[Selection]) -> tuple[Selection, ...]:
         """What is left of a row's pictures, which count from 0 again."""
         before = sum(len(prompt.pyramids) for prompt in self.prompts[:row])
         return tuple(replace(one, picture=one.picture - before) for one in selections if one.row == row)
@@ -235,7 +258,7 @@ class _Chosen(StoppingCriteria):
 
 
 def request_rows(requests: Any) -> list[tuple[Any, Any]]:
-    """The rows of a batch, each as (pictures, question). Raises UsageError for anything but pairs."""
+    """The rows of a batch as users give it, each as (pictures, question). Raises UsageError for anything but pairs."""
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
         raise UsageError(f"requests are {shown(requests)}: expected pairs (pictures, question)")
     rows = list(requests)
@@ -246,10 +269,16 @@ def request_rows(requests: Any) -> list[tuple[Any, Any]]:
 
 
 def padded(rows: list[list[int]], pad: int, device: torch.device, *, front: list[int] | None = None) -> dict[str, torch.Tensor]:
-    """Rows of ids as one batch: `input_ids` and `attention_mask`, int64 [B, L], padded on the left.
+    """Rows of ids as one batch, padded on the left.
 
-    With `front`, ids that all rows begin with and that a cache holds: padding stands behind them. It is masked and has no position,
-    wherever it stands, as `generate` counts positions along the mask.
+    Args:
+        rows: ids of each row.
+        pad: the id of padding. It is masked and has no position, wherever it stands: `generate` counts positions along the mask.
+        device: of the tensors.
+        front: ids that a cache holds and that all rows begin with; padding stands behind them.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 [B, L].
     """
     front, longest = front or [], max(map(len, rows))
     gaps = [longest - len(row) for row in rows]

@@ -1,6 +1,6 @@
-"""Pictures that are looked at once and asked about often.
+"""Pictures that are encoded and read once, for many questions: their features and a prefix cache are kept between calls.
 
-A question's prompt is encoded as a whole, as for a fresh call; what it has in common with the prompt before is not read again.
+A question's prompt is tokenised as a whole, as for a fresh call; what it has in common with the prompt before is not read again.
 Knows a model and a processor; not where they come from, and no files.
 
     shapes: T tiles and I image tokens of all pictures, D hidden size, M patches of a tile
@@ -9,7 +9,7 @@ Knows a model and a processor; not where they come from, and no files.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,48 +18,49 @@ from PIL.Image import Image
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from minimonkey.compression.prefill import read_whole
+from minimonkey.compression.prefill import layers_before_pruning
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
-from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded
+from minimonkey.inference.generation import GenerationRequest, Prompt, padded
 from minimonkey.inference.prefix_cache import EMPTY, PrefixCache, common_length, sees_all
 from minimonkey.language_model.layers import CACHE
-from minimonkey.memory import enough_memory
+from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.processing.processor import MiniMonkeyProcessor
+from minimonkey.processing.turns import History
 from minimonkey.pyramid import PyramidSpec, Size
 
 PROBES = ("?", "0")
 """Two questions that differ at once: what their prompts begin with doesn't depend on the question."""
 CACHE_SETTINGS = ("use_cache", "cache_implementation", "prefill_chunk_size")
-"""Settings of `generate` that would be about another cache than the one kept here."""
+"""Settings of `generate` about the cache: an open picture has one of its own."""
 
 
-class _Kept(NamedTuple):
-    """What an open picture keeps. A call takes it once: another thread may put a later one, or none, in its place meanwhile."""
+class _Cached(NamedTuple):
+    """What an open picture caches. A call takes it once: another thread may put a later one, or none, in its place meanwhile."""
 
     features: torch.Tensor
     """Image tokens of all pictures, [I, D]."""
-    class_attention: torch.Tensor | None
-    """Where the encoder's class token looks, float32 [T, M]; for a selector that goes by it."""
+    cls_attention: torch.Tensor | None
+    """The class token's attention in the encoder, float32 [T, M]; None unless the selector needs it."""
     prefix: PrefixCache
     """What the language model has read."""
 
     @property
     def nbytes(self) -> int:
-        looks = 0 if self.class_attention is None else self.class_attention.nbytes
-        return self.features.nbytes + looks + self.prefix.nbytes
+        cls_bytes = 0 if self.cls_attention is None else self.cls_attention.nbytes
+        return self.features.nbytes + cls_bytes + self.prefix.nbytes
 
 
 class OpenPicture:
     """One or several pictures that a model has read: each question costs its own tokens alone. Made by `VisionLanguageModel.open`.
 
     Answers are those of fresh calls, `vlm.ask(pictures, question, ...)`, up to rounding. The latest question and its answer are
-    kept too, so that a history which goes on from them costs no more than what is new (with scm, whose first layers read prompts
+    cached too, so that a history which continues them costs no more than what is new (with scm, whose first layers read prompts
     whole, no more than that and the answer). A prompt is read anew, but its pictures aren't encoded anew, where it places them
-    elsewhere (behind a history without marks, say) or where its length turns all positions by another rule.
+    elsewhere (behind a history without marks, say) or where its length changes the rotation of all positions.
     """
 
     def __init__(
@@ -78,25 +79,25 @@ class OpenPicture:
         self._system, self._order = system, spec.order
         self._compression = compression if any(pyramid.detail for pyramid in self.pyramids) else None
         self._closed_because: str | None = None
-        self._kept: _Kept | None = None
+        self._cached: _Cached | None = None
         one, other = (self._prompt(question) for question in PROBES)
         GenerationRequest.of(self._network, processor, [one], {})
         begin = one.ids[: common_length(one.ids, other.ids)]
         self._length = len(begin)
         """Tokens of every prompt that don't depend on the question."""
         budget.make_room(self._planned_bytes())
-        with enough_memory("reading the picture", "lower the pyramid's budgets, or close other pictures"):
-            kept = self._encoded(pictures)
+        with explain_out_of_memory("reading the picture", HINTS["open"]):
+            cached = self._encoded(pictures)
             if EMPTY.same_rotation(self._text, self._length, self._length + 1):
-                kept = kept._replace(prefix=self._read(kept, begin))
-        self._kept = kept
+                cached = cached._replace(prefix=self._read(cached, begin))
+        self._cached = cached
         budget.touch(self)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that are kept: image tokens, and keys and values of every layer; 0 once it is closed."""
-        kept = self._kept
-        return 0 if kept is None else kept.nbytes
+        """Bytes of image tokens, and of keys and values of every layer; 0 once it is closed."""
+        cached = self._cached
+        return 0 if cached is None else cached.nbytes
 
     @property
     def closed(self) -> bool:
@@ -106,17 +107,17 @@ class OpenPicture:
         self,
         question: str,
         *,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
-        """One answer. Threads may ask at once.
+        """Ask one question. Threads may ask at once.
 
         Args:
-            question: what is asked.
-            history: earlier (question, answer) pairs.
-            max_new_tokens: the longest answer, in tokens.
-            generation: other settings of `model.generate`.
+            question: what is asked; `<image>` in it places a picture.
+            history: earlier turns, as in `VisionLanguageModel.ask`.
+            max_new_tokens: the longest answer, in tokens; as in `VisionLanguageModel.ask`.
+            generation: other settings of `model.generate`, but for those of the cache.
 
         Returns:
             The answer, that of `VisionLanguageModel.ask` with the same pictures.
@@ -130,9 +131,9 @@ class OpenPicture:
         return request.answers(self._backend, inputs)[0]
 
     def ask_many(self, questions: Iterable[str], **settings: Any) -> list[Answer]:
-        """The answer to each question: the same as one by one, up to rounding.
+        """Ask several questions at once: the answers are the same as one by one, up to rounding.
 
-        All at once, each with a copy of what was read; if not all copies fit into `vlm.max_cache_bytes`, as many at a time as do.
+        Each question gets a copy of the cache; if not all copies fit into `vlm.max_cache_bytes`, as many are asked at a time as do.
 
         Args:
             questions: what is asked.
@@ -145,23 +146,38 @@ class OpenPicture:
             What `ask` raises.
         """
         rows, answers = list(questions), list[Answer]()
-        kept = self._kept
-        at_once = max(1, self._budget.max_bytes // max(1, 0 if kept is None else kept.prefix.nbytes))
+        cached = self._cached
+        at_once = max(1, self._budget.max_bytes // max(1, 0 if cached is None else cached.prefix.nbytes))
         for begin in range(0, len(rows), at_once):
             request, inputs = self._prepare(rows[begin : begin + at_once], **settings)
             answers += request.answers(self._backend, inputs)
         return answers
 
     def stream(self, question: str, **settings: Any) -> Generator[str, None, Answer]:
-        """The text of `ask(question, **settings)` in pieces, as `VisionLanguageModel.stream` gives it."""
+        """Ask one question and get the answer in pieces, as it comes.
+
+        Args:
+            question: what is asked.
+            settings: those of `ask`.
+
+        Returns:
+            A generator of str, which together are the text of `ask`; its return value is the Answer. Closing it stops the model.
+
+        Raises:
+            What `ask` raises, from the call, before the first piece.
+        """
         request, inputs = self._prepare([question], **settings)
         return request.stream(self._backend, inputs)
 
     def close(self, reason: str = "it was closed") -> None:
-        """Let go of all that is kept; a call under way ends as if nothing had happened. Closing again changes nothing."""
+        """Free the cache; a call under way ends as if nothing had happened. Closing again changes nothing.
+
+        Args:
+            reason: why, for the error of whoever asks afterwards.
+        """
         with self._budget.lock:
             self._closed_because = self._closed_because or reason
-            self._kept = None
+            self._cached = None
             self._budget.remove(self)
 
     def __enter__(self) -> OpenPicture:
@@ -178,7 +194,7 @@ class OpenPicture:
     def _text(self) -> nn.Module:
         return self._network.model.language_model
 
-    def _prompt(self, question: str, history: Sequence[tuple[str, str]] | None = None) -> Prompt:
+    def _prompt(self, question: str, history: History | None = None) -> Prompt:
         tiles = [pyramid.tile_count for pyramid in self.pyramids]
         ids = self._processor.encode_chat(question, pictures=tiles, system=self._system, history=history)
         return Prompt(ids, self.pyramids)
@@ -187,40 +203,41 @@ class OpenPicture:
         """What `cache_bytes` will be; or less, as downsample may keep fewer tokens than it could."""
         text, a_tile, spec = self._network.config.text_config, self._processor.image_seq_length, self._compression
         image_tokens = sum(pyramid.tile_count for pyramid in self.pyramids) * a_tile
-        read, looks = text.num_hidden_layers * self._length, 0
+        read, cls_bytes = text.num_hidden_layers * self._length, 0
         if spec is not None:
             dropped = sum(spec.dropped(pyramid.level_tiles[0], a_tile) for pyramid in self.pyramids)
-            read += read_whole(spec) * self._length - text.num_hidden_layers * dropped
-            looks = round(image_tokens / self._network.config.downsample_ratio**2) if spec.selector == "visionzip" else 0
+            read += layers_before_pruning(spec) * self._length - text.num_hidden_layers * dropped
+            patches = round(image_tokens / self._network.config.downsample_ratio**2)
+            cls_bytes = patches * torch.float32.itemsize if spec.needs_cls_attention else 0
         channels = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         numbers = 2 * read * text.num_key_value_heads * channels + image_tokens * text.hidden_size
-        return numbers * self._network.dtype.itemsize + looks * torch.float32.itemsize
+        return numbers * self._network.dtype.itemsize + cls_bytes
 
-    def _encoded(self, pictures: list[Image]) -> _Kept:
-        """The pictures as image tokens, of which the language model has read nothing yet."""
+    def _encoded(self, pictures: list[Image]) -> _Cached:
+        """The pictures as image tokens, none of which the language model has read yet."""
         if not pictures:
-            return _Kept(torch.empty(0, self._network.config.text_config.hidden_size), None, EMPTY)
+            return _Cached(torch.empty(0, self._network.config.text_config.hidden_size), None, EMPTY)
         tiles = self._processor.image_processor.cut(pictures, self.pyramids)
-        looks = self._compression is not None and self._compression.selector == "visionzip"
-        output = self._backend.encode(tiles, class_attention=looks)
-        return _Kept(output.pooler_output.flatten(0, 1), output.attentions[0] if looks else None, EMPTY)
+        needs_cls_attention = self._compression is not None and self._compression.needs_cls_attention
+        output = self._backend.encode(tiles, cls_attention=needs_cls_attention)
+        return _Cached(output.pooler_output.flatten(0, 1), output.attentions[0] if needs_cls_attention else None, EMPTY)
 
-    def _read(self, kept: _Kept, ids: list[int]) -> PrefixCache:
-        """What the language model makes of the first tokens of all prompts."""
-        cache, compressed = self._backend.read(self._inputs(kept, [ids], 0))
+    def _read(self, cached: _Cached, ids: list[int]) -> PrefixCache:
+        """The cache of the first tokens of all prompts."""
+        cache, compressed = self._backend.read(self._inputs(cached, [ids], 0))
         return PrefixCache.of(ids, cache, compressed)
 
-    @enough_memory("answering", ASK_LESS)
+    @explain_out_of_memory("answering", HINTS["ask"])
     def _prepare(
         self,
         questions: list[str],
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> tuple[GenerationRequest, dict[str, Any]]:
         """A request, and what the model gets for it."""
-        begun, kept = time.perf_counter(), self._kept
-        if kept is None:
+        begun, cached = time.perf_counter(), self._cached
+        if cached is None:
             raise UsageError(f"this picture can't be asked, {self._closed_because}: open it again")
         for name in CACHE_SETTINGS:
             if name in generation:
@@ -228,50 +245,56 @@ class OpenPicture:
         prompts = [self._prompt(question, history) for question in questions]
         generation |= dict.fromkeys(CACHE_SETTINGS) | {"use_cache": True}
         request = GenerationRequest.of(
-            self._network, self._processor, prompts, generation, max_new_tokens=max_new_tokens, begun=begun
+            self._network,
+            self._processor,
+            prompts,
+            generation,
+            compression=self._compression,
+            max_new_tokens=max_new_tokens,
+            begun=begun,
         )
         self._budget.touch(self)
         rows = [prompt.ids for prompt in prompts]
-        known = self._known(kept.prefix, rows, request.settings["max_new_tokens"])
-        inputs = self._inputs(kept, rows, known)
-        if not known and self._compression is not None and read_whole(self._compression):
+        reused = self._reusable(cached.prefix, rows, request.settings["max_new_tokens"])
+        inputs = self._inputs(cached, rows, reused)
+        if not reused and self._compression is not None and layers_before_pruning(self._compression):
             del inputs[CACHE]  # the prompt is read into a cache of its own
-        if known:
-            request = replace(request, kept=kept.prefix.selections)
-        if len(rows) == 1 and known >= self._length:
+        if reused:
+            request = replace(request, selections=cached.prefix.selections)
+        if len(rows) == 1 and reused >= self._length:
             width = inputs["input_ids"].shape[1]
-            request = replace(request, on_finished=lambda ids: self._keep(kept, rows[0] + ids[0, width:].tolist(), inputs))
+            request = replace(request, on_finished=lambda ids: self._cache_turn(cached, rows[0] + ids[0, width:].tolist(), inputs))
         return request, inputs
 
-    def _known(self, prefix: PrefixCache, rows: list[list[int]], new_tokens: int) -> int:
-        """How many tokens at the start of all rows needn't be read again."""
+    def _reusable(self, prefix: PrefixCache, rows: list[list[int]], new_tokens: int) -> int:
+        """How many tokens at the start of all rows come from the cache."""
         lengths = {len(row) for row in rows}
         if not prefix.same_rotation(self._text, self._length, *lengths):
             return 0
         if len(lengths) > 1 and not sees_all(self._text, max(lengths) + new_tokens):
-            return 0  # a layer's window would count the padding behind what is known, but not that before a whole row
-        return min(prefix.known(row) for row in rows)
+            return 0  # a sliding window would count the padding behind what is known, but not that before a whole row
+        return min(prefix.reusable(row) for row in rows)
 
-    def _inputs(self, kept: _Kept, rows: list[list[int]], known: int) -> dict[str, Any]:
-        """Rows whose first `known` tokens come from the cache; what follows is padded on its left to the same length."""
+    def _inputs(self, cached: _Cached, rows: list[list[int]], reused: int) -> dict[str, Any]:
+        """Arguments of `generate` for rows whose first `reused` tokens come from the cache; the rest is padded on its left."""
         pad, device = self._processor.tokenizer.pad_token_id, self._network.device
-        inputs = kept.prefix.inputs(known, len(rows))
-        inputs |= padded([row[known:] for row in rows], pad, device, front=kept.prefix.kept_ids(known))
-        if self._compression is not None and not known:
+        inputs = cached.prefix.inputs(reused, len(rows))
+        inputs |= padded([row[reused:] for row in rows], pad, device, front=cached.prefix.kept_ids(reused))
+        if self._compression is not None and not reused:
             level_tiles = torch.tensor([pyramid.level_tiles for pyramid in self.pyramids] * len(rows))
             inputs |= {"compression": self._compression, "level_tiles": level_tiles, "level_order": self._order}
-        features = kept.features[rows[0][:known].count(self._processor.image_token_id) :].repeat(len(rows), 1)
+        features = cached.features[rows[0][:reused].count(self._processor.image_token_id) :].repeat(len(rows), 1)
         if len(features):
-            looks = None if kept.class_attention is None else (kept.class_attention.repeat(len(rows), 1),)
-            encoded = BaseModelOutputWithPooling(pooler_output=features[None], attentions=looks)
+            attentions = None if cached.cls_attention is None else (cached.cls_attention.repeat(len(rows), 1),)
+            encoded = BaseModelOutputWithPooling(pooler_output=features[None], attentions=attentions)
             inputs["mm_encoder_outputs"] = {"image": encoded}
         return inputs
 
-    def _keep(self, begun_with: _Kept, ids: list[int], inputs: dict[str, Any]) -> None:
-        """Keep the latest prompt and answer in place of those before, if there is room."""
+    def _cache_turn(self, begun_with: _Cached, ids: list[int], inputs: dict[str, Any]) -> None:
+        """Cache the latest prompt and answer in place of those before, if the budget has room."""
         latest = begun_with._replace(prefix=begun_with.prefix.extended(ids, inputs))
         if not latest.prefix.same_rotation(self._text, self._length, len(latest.prefix.ids)):
             return
         with self._budget.lock:
-            if self._kept is not None and self._budget.has_room(latest.nbytes - self._kept.nbytes):
-                self._kept = latest
+            if self._cached is not None and self._budget.has_room(latest.nbytes - self._cached.nbytes):
+                self._cached = latest

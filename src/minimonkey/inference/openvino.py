@@ -24,25 +24,25 @@ from transformers import DynamicCache, InternVLModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.compression.compressed_prompt import CompressedPrompt, ShortenedPrompt
-from minimonkey.compression.prefill import read_whole
+from minimonkey.compression.prefill import layers_before_pruning
 from minimonkey.compression.spans import Selection
 from minimonkey.errors import MissingExtraError, UsageError
 from minimonkey.inference.backend import TorchBackend
+from minimonkey.inference.prefix_cache import sees_all
 from minimonkey.inference.signal_stack import signal_stack_kept
 from minimonkey.language_model.attention import REPEATED
 from minimonkey.language_model.kv_cache import GrowingCache
-from minimonkey.language_model.layers import CACHE, rotation, window
-from minimonkey.memory import enough_memory
-from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, is_filled
+from minimonkey.language_model.layers import CACHE, rotary_cos_sin
+from minimonkey.memory import HINTS, explain_out_of_memory
+from minimonkey.models.minimonkey.backbone import PICTURE_INPUTS, MiniMonkeyModel, has_tokens
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.models.minimonkey.vision_features import distinct_tiles
 
 logger = logging.getLogger(__name__)
-SHORTEST = 64
-"""Prompts of fewer tokens are left to torch: there is nothing to win."""
-READABLE = ("llama", "phi3", "qwen2", "qwen3")
+MIN_PROMPT_TOKENS = 64
+"""Shorter prompts are left to torch: there is nothing to win."""
+TEXT_MODELS = ("llama", "phi3", "qwen2", "qwen3")
 """Kinds of language models that are nothing but their layers and a norm; others scale or mix in between."""
-LESS = "leave engine out, which keeps the weights once more, or lower the pyramid's budgets"
 OWN_CACHE = ("cache_implementation", "prefill_chunk_size", "output_hidden_states", "output_attentions")
 """Settings of `generate` under which torch has to read prompts by itself, as without a cache (`use_cache=False`)."""
 KNOWN_MODULES = ("torch", "transformers", "minimonkey")
@@ -70,22 +70,24 @@ class OpenVINOBackend(TorchBackend):
         super().__init__(network)
         self._lock = threading.Lock()
         self._state = _state(network.model)
-        self._encoder, self._reader = _compiled_parts(network)
+        self._encoder, self._prefill = _compiled_parts(network)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINOBackend:
         """A copy compiles its own network."""
         return type(self)(copy.deepcopy(self.network, memo))
 
     @torch.no_grad()
-    def encode(self, tiles: torch.Tensor, *, class_attention: bool = False) -> BaseModelOutputWithPooling:
-        if class_attention or not self._is_ready():
-            return super().encode(tiles, class_attention=class_attention)
+    def encode(self, tiles: torch.Tensor, *, cls_attention: bool = False) -> BaseModelOutputWithPooling:
+        """As TorchBackend; the class token's attention is torch's."""
+        if cls_attention or not self._is_ready():
+            return super().encode(tiles, cls_attention=cls_attention)
         first, index = distinct_tiles(tiles)
         features = [self._encoder(part)[0] for part in tiles[first].split(self.network.model.tile_batch)]
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[index])
 
     @torch.no_grad()
     def read(self, inputs: dict[str, Any]) -> tuple[DynamicCache, CompressedPrompt | None]:
+        """As TorchBackend."""
         prompt = self._prompt(inputs) if self._is_ready() else None
         if prompt is None:
             return super().read(inputs)
@@ -94,6 +96,7 @@ class OpenVINOBackend(TorchBackend):
 
     @torch.no_grad()
     def write(self, inputs: dict[str, Any], settings: dict[str, Any], selections: list[Selection]) -> torch.Tensor:
+        """As TorchBackend: the prompt but its last token is read here, the answer is written by torch."""
         if not self._is_ready():
             return super().write(inputs, settings, selections)
         inputs = self._encoded(inputs)
@@ -117,12 +120,13 @@ class OpenVINOBackend(TorchBackend):
     def _prompt(self, inputs: dict[str, Any]) -> _Prompt | None:
         """What the language model reads of one prompt of which it has read nothing; None where torch has to read."""
         model, ids, spec = self.network.model, inputs["input_ids"], inputs.get("compression")
-        if "compressed_prompt" in inputs or is_filled(inputs.get(CACHE)):
+        if "compressed_prompt" in inputs or has_tokens(inputs.get(CACHE)):
             return None
-        if len(ids) > 1 or ids.shape[1] < SHORTEST or not inputs["attention_mask"].all() or (spec and read_whole(spec)):
+        if len(ids) > 1 or ids.shape[1] < MIN_PROMPT_TOKENS or not inputs["attention_mask"].all():
             return None
-        windows = (window(model.language_model, index) for index in range(len(model.language_model.layers)))
-        if any(seen is not None and seen < ids.shape[1] for seen in windows):
+        if spec is not None and layers_before_pruning(spec):
+            return None
+        if not sees_all(model.language_model, ids.shape[1]):
             return None
         pictures = {name: inputs[name] for name in PICTURE_INPUTS if name in inputs}
         compressed = None if spec is None else model.compress(spec, ids, **pictures)
@@ -135,8 +139,8 @@ class OpenVINOBackend(TorchBackend):
 
     def _fill(self, cache: DynamicCache, prompt: _Prompt, length: int) -> None:
         """Read the first tokens of a prompt into an empty cache."""
-        turned = rotation(self.network.model.language_model, prompt.embeddings, prompt.positions)
-        keys_and_values = self._reader(*(part[:, :length] for part in (prompt.embeddings, *turned)))
+        cos_sin = rotary_cos_sin(self.network.model.language_model, prompt.embeddings, prompt.positions)
+        keys_and_values = self._prefill(*(part[:, :length] for part in (prompt.embeddings, *cos_sin)))
         for index in range(len(keys_and_values) // 2):
             cache.update(*keys_and_values[2 * index : 2 * index + 2], index)
 
@@ -148,7 +152,7 @@ class OpenVINOBackend(TorchBackend):
         with self._lock:
             if state != self._state:
                 logger.info("the weights have changed: compiling them anew for OpenVINO")
-                self._encoder, self._reader = _compiled_parts(self.network)
+                self._encoder, self._prefill = _compiled_parts(self.network)
                 self._state = state
         return True
 
@@ -174,8 +178,8 @@ class _Encoder(nn.Module):
         return InternVLModel.get_image_features(self.model, pixel_values=pixel_values, return_dict=True).pooler_output
 
 
-class _Reader(nn.Module):
-    """Embeddings [1, L, D], cosines and sines to keys and values of each layer in turn."""
+class _Prefill(nn.Module):
+    """Reads a prompt: embeddings [1, L, D], rotary cosines and sines to keys and values of each layer in turn."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
@@ -206,15 +210,15 @@ def _compiled_parts(network: MiniMonkeyForConditionalGeneration) -> tuple[Callab
             "leave engine out"
         )
     kind = network.config.text_config.model_type
-    if kind not in READABLE:
-        raise UsageError(f"engine='openvino' reads with {', '.join(READABLE)}; this language model is {kind}: leave engine out")
+    if kind not in TEXT_MODELS:
+        raise UsageError(f"engine='openvino' reads with {', '.join(TEXT_MODELS)}; this language model is {kind}: leave engine out")
     model = copy.deepcopy(network.model, {id(tensor): tensor for tensor in _tensors(network.model).values()}).eval()
     text, side, dtype = model.language_model, model.config.vision_config.image_size[0], network.dtype
     encoder = compiled(_Encoder(model), (torch.zeros(1, 3, side, side, dtype=dtype),), [[-1, 3, side, side]], dtype)
     text.config._attn_implementation = REPEATED  # causal without a mask; "eager" isn't
     hidden = torch.zeros(1, 8, text.config.hidden_size, dtype=dtype)
-    example = (hidden, *rotation(text, hidden, torch.arange(8)[None]))
-    return encoder, compiled(_Reader(text), example, [[1, -1, part.shape[-1]] for part in example], dtype)
+    example = (hidden, *rotary_cos_sin(text, hidden, torch.arange(8)[None]))
+    return encoder, compiled(_Prefill(text), example, [[1, -1, part.shape[-1]] for part in example], dtype)
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -250,7 +254,7 @@ def _sample(tensor: torch.Tensor) -> float:
 def _explained(doing: str, *failures: type[Exception]) -> Iterator[None]:
     """These failures become a UsageError of one line, or a ShortOfMemoryError that says at what memory ran out."""
     try:
-        with enough_memory(doing, LESS):
+        with explain_out_of_memory(doing, HINTS["openvino"]):
             yield
     except failures as error:
         cause = error.__cause__ or error  # what the tracer stumbled over; its own error is advice for programmers
@@ -263,11 +267,21 @@ def _explained(doing: str, *failures: type[Exception]) -> Iterator[None]:
 def compiled(
     module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], dtype: torch.dtype
 ) -> Callable[..., list[torch.Tensor]]:
-    """`module`, traced with `example` and compiled by OpenVINO for inputs of these shapes (-1: any): tensors in, tensors out.
+    """A module, traced and compiled by OpenVINO: tensors in, tensors out. Calls from several threads take turns.
 
-    Inputs, outputs and arithmetic are in `dtype`; the weights are the module's, as they are now. Calls from several threads take
-    turns. Raises MissingExtraError without OpenVINO, UsageError for a module that can't be traced, converted, compiled or run,
-    ShortOfMemoryError where memory doesn't hold the weights once more.
+    Args:
+        module: its weights are compiled as they are now.
+        example: inputs to trace it with.
+        shapes: of its inputs, -1 for any length.
+        dtype: of inputs, outputs and arithmetic.
+
+    Returns:
+        A function of the module's inputs that gives a list of its outputs; it raises UsageError and ShortOfMemoryError too.
+
+    Raises:
+        MissingExtraError: OpenVINO isn't installed.
+        UsageError: the module can't be traced, converted or compiled.
+        ShortOfMemoryError: memory doesn't hold the weights once more.
     """
     try:
         from openvino import frontend

@@ -1,4 +1,4 @@
-"""What the language model has read and needn't read again: keys and values of a prompt's first tokens, and when they still hold.
+"""The prefix cache: keys and values of a prompt's first tokens, which the language model needn't read again, and when they hold.
 
 Knows no pictures and no questions: token ids, tensors, and the text model (LlamaModel, Qwen2Model, Phi3Model).
 
@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from minimonkey.compression.compressed_prompt import CompressedPrompt, PrefilledPrompt
 from minimonkey.compression.spans import Selection
 from minimonkey.language_model.kv_cache import GrowingCache
-from minimonkey.language_model.layers import CACHE, window
+from minimonkey.language_model.layers import CACHE, sliding_window
 from minimonkey.language_model.rotary import RowRotary
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -30,30 +30,36 @@ Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 class PrefixCache:
     """The first tokens of a prompt, read by the language model. Nothing in it is ever changed: `inputs` hands out copies.
 
-    If its beginning was compressed, it can be cut behind that alone.
+    Where its beginning was compressed, it can't be cut within that.
     """
 
     ids: list[int]
     """Of all tokens, those that compression dropped included."""
     layers: Layers
-    """What each layer keeps of the tokens that weren't dropped."""
+    """Keys and values of the tokens that weren't dropped, in each layer."""
     early_layers: Layers = ()
-    """What the first layers keep of all tokens besides, where those that follow look at all of them there."""
-    kept_places: Sequence[int] = ()
-    """Which tokens of a compressed beginning were kept."""
+    """Keys and values of all tokens in the layers before pruning, where later tokens attend to all of them there."""
+    kept_index: Sequence[int] = ()
+    """Places of the kept tokens in a compressed beginning."""
     positions: Sequence[int] = ()
-    """Their positions."""
+    """Their rotary positions."""
     selections: Sequence[Selection] = ()
-    """Why these."""
+    """How they were chosen."""
 
     @classmethod
     def of(cls, ids: list[int], cache: DynamicCache, compressed: CompressedPrompt | None = None) -> PrefixCache:
-        """What a cache of one row holds, which has read these ids, or what was kept of them, and reads no more."""
+        """A prefix cache made of a cache of one row.
+
+        Args:
+            ids: of the tokens that were read, those that compression dropped included.
+            cache: keys and values of these tokens, or of the kept ones; it isn't used any more.
+            compressed: the result of compression, if there was any.
+        """
         if compressed is None:
             return cls(ids, _tensors(cache, len(ids)))
-        early = compressed.early if isinstance(compressed, PrefilledPrompt) else None
+        early_cache = compressed.early_cache if isinstance(compressed, PrefilledPrompt) else None
         places, positions = compressed.index[0].tolist(), compressed.positions[0].tolist()
-        early_layers = () if early is None else _tensors(early, len(ids))
+        early_layers = () if early_cache is None else _tensors(early_cache, len(ids))
         return cls(ids, _tensors(cache, len(places)), early_layers, places, positions, compressed.selections)
 
     @property
@@ -61,45 +67,49 @@ class PrefixCache:
         return sum(keys.nbytes + values.nbytes for keys, values in (*self.layers, *self.early_layers))
 
     @property
-    def begin(self) -> int:
-        """How many tokens it can't be cut among."""
-        return self.kept_places[-1] + 1 if self.kept_places else 0
+    def compressed_length(self) -> int:
+        """Tokens of the compressed beginning, dropped ones included; 0 without compression."""
+        return self.kept_index[-1] + 1 if self.kept_index else 0
 
     @property
     def dropped(self) -> int:
-        """How many of them aren't there."""
-        return self.begin - len(self.kept_places)
+        """How many of them were dropped."""
+        return self.compressed_length - len(self.kept_index)
 
     def same_rotation(self, text: nn.Module, *lengths: int) -> bool:
-        """Whether positions turn by the same angles in prompts of these lengths that begin with it, also if counted without what
-        was dropped."""
-        behind = self.begin - 1 - self.positions[-1] if self.positions else 0
+        """Whether positions have the same rotary angles in prompts of these lengths that begin with it, also if they are counted
+        without the dropped tokens."""
+        behind = self.compressed_length - 1 - self.positions[-1] if self.positions else 0
         counted = [length - behind for length in lengths]
         return same_rotation(text, *lengths) and (not behind or same_rotation(text, *counted))
 
-    def known(self, row: list[int]) -> int:
-        """How many tokens at the start of a prompt needn't be read again; its last must be, to be answered."""
-        known = min(common_length(self.ids, row), len(row) - 1)
-        return known if known >= self.begin else 0
+    def reusable(self, row: list[int]) -> int:
+        """How many tokens at the start of a prompt needn't be read again; never its last, which the answer is read from."""
+        length = min(common_length(self.ids, row), len(row) - 1)
+        return length if length >= self.compressed_length else 0
 
     def kept_ids(self, length: int) -> list[int]:
-        """What is there of the first `length` ids."""
-        return [self.ids[place] for place in (*self.kept_places, *range(self.begin, length))] if length else []
+        """The first `length` ids without those that were dropped."""
+        return [self.ids[place] for place in (*self.kept_index, *range(self.compressed_length, length))] if length else []
 
     def inputs(self, length: int, rows: int) -> dict[str, Any]:
-        """Arguments of `generate` for prompts that go on from the first `length` tokens, in each of so many rows.
+        """Arguments of `generate` for prompts that begin with the first `length` tokens.
 
-        Layers with a window keep all tokens too. What they may look at is in the masks, and so the cache can be cut anywhere.
+        Layers with a sliding window keep all tokens too: masks tell what they may attend to, so the cache can be cut anywhere.
+
+        Args:
+            length: how many tokens come from here.
+            rows: how many prompts; each gets a copy.
         """
         if not length:
             return {CACHE: GrowingCache()}
         cache = _cache(self.layers, length - self.dropped, rows)
-        if not self.kept_places:
+        if not self.kept_index:
             return {CACHE: cache}
-        more, device = length - self.begin, self.layers[0][0].device
-        places = torch.tensor([[*self.kept_places, *range(self.begin, length)]], device=device).expand(rows, -1)
+        more, device = length - self.compressed_length, self.layers[0][0].device
+        places = torch.tensor([[*self.kept_index, *range(self.compressed_length, length)]], device=device).expand(rows, -1)
         counted = range(self.positions[-1] + 1, self.positions[-1] + 1 + more)
-        early = _cache(self.early_layers, length, rows) if self.early_layers else None
+        early_cache = _cache(self.early_layers, length, rows) if self.early_layers else None
         return {
             "compressed_prompt": PrefilledPrompt(
                 index=places,
@@ -107,30 +117,34 @@ class PrefixCache:
                 positions=torch.tensor([[*self.positions, *counted]], device=device).expand(rows, -1),
                 selections=[],
                 cache=cache,
-                early=early,
+                early_cache=early_cache,
                 prompt_mask=places.new_ones(rows, length) if self.early_layers else None,
             )
         }
 
     def extended(self, ids: list[int], inputs: dict[str, Any]) -> PrefixCache:
-        """With what was read since into the caches of `inputs`, of one row with these ids.
+        """This cache and what was read since.
 
-        Where the first layers look at all of the prompt, what was said is left out: it had seen less there than it would as a part
-        of the next prompt. As it was, if a cache has read as much as was said or more: the last token said never is, so that what
-        was read is something else, tokens that were tried, say.
+        Where the layers before pruning attend to whole prompts, the answer is left out: it has seen less there than it would as a
+        part of the next prompt. The cache comes back as it was if as many tokens were read as there are ids, or more: the last
+        token of an answer is never read, so those were others, tokens that were tried, say.
+
+        Args:
+            ids: of the prompt and its answer.
+            inputs: what `inputs` gave, whose caches have read them since; of one row.
         """
         compressed: PrefilledPrompt | None = inputs.get("compressed_prompt")
         cache: Any = inputs[CACHE] if compressed is None else compressed.cache
-        early = None if compressed is None else compressed.early
-        length = cache.get_seq_length() + self.dropped if early is None else early.get_seq_length()
+        early_cache = None if compressed is None else compressed.early_cache
+        length = cache.get_seq_length() + self.dropped if early_cache is None else early_cache.get_seq_length()
         if length >= len(ids):
             return self
-        whole = () if early is None else _tensors(early, length)
+        whole = () if early_cache is None else _tensors(early_cache, length)
         return replace(self, ids=ids[:length], layers=_tensors(cache, length - self.dropped), early_layers=whole)
 
 
 def _tensors(cache: DynamicCache, length: int) -> Layers:
-    """The first `length` tokens of a cache that nobody else has; views would keep the rest too."""
+    """The first `length` tokens of a cache, copied where a view would keep the rest in memory too."""
     layers = [(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers]
     return [(_alone(keys), _alone(values)) for keys, values in layers]
 
@@ -156,7 +170,7 @@ def common_length(one: list[int], other: list[int]) -> int:
 
 
 def same_rotation(text: nn.Module, *lengths: int) -> bool:
-    """Whether positions turn by the same angles in rows of these lengths, so that keys of one can stand in another."""
+    """Whether positions have the same rotary angles in rows of these lengths, so that keys of one are valid in another."""
     rotary = text.rotary_emb
     if not isinstance(rotary, RowRotary):
         return True
@@ -167,5 +181,5 @@ def same_rotation(text: nn.Module, *lengths: int) -> bool:
 
 def sees_all(text: nn.Module, length: int) -> bool:
     """Whether every layer sees the whole of a row of this length."""
-    windows = [window(text, index) for index in range(len(text.layers))]
-    return all(seen is None or seen >= length for seen in windows)
+    windows = [sliding_window(text, index) for index in range(len(text.layers))]
+    return all(window is None or window >= length for window in windows)

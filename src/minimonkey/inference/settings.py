@@ -93,7 +93,7 @@ def call_settings(
 
 
 def new_tokens(value: Any) -> int | None:
-    """The `max_new_tokens` of a call. Raises UsageError if it isn't a whole number, 1 or more; a NumPy integer is one."""
+    """The `max_new_tokens` of a call. Raises UsageError for anything but a whole number, 1 or more (NumPy's too)."""
     if value is None:
         return None
     return checked({"max_new_tokens": value}, 0, sampling=False)["max_new_tokens"]

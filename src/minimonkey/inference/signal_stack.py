@@ -1,4 +1,8 @@
-"""The stack that this thread's signals run on, kept through a call of a library that leaves its own there."""
+"""The stack that this thread's signals run on, kept through a call of a library that leaves its own there: OpenVINO compiling.
+
+A workaround that can go once OpenVINO puts the stack back. How it was found stands in docs/log.md under 2026-11-20, third session,
+"Speed on InternVL2-1B's shape".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and a question in, an answer out: load a model, ask it, stream, batch, open pictures for many questions.
+"""Pictures and a question in, an answer out: ask, stream, batch, open pictures for many questions.
 
 What the model gets comes from the processor, what it says from `model.generate`: the same two objects that the Auto classes return.
 """
@@ -6,112 +6,49 @@ What the model gets comes from the processor, what it says from `model.generate`
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from PIL.Image import Image
 
-from minimonkey.checkpoints.folder import find_folder
-from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.documents import load_picture
 from minimonkey.errors import UsageError
 from minimonkey.inference.answer import Answer
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.inference.cache_budget import CacheBudget
-from minimonkey.inference.device import Placement
-from minimonkey.inference.generation import ASK_LESS, GenerationRequest, Prompt, padded, request_rows
+from minimonkey.inference.generation import GenerationRequest, Prompt, padded, request_rows
 from minimonkey.inference.open_picture import OpenPicture
-from minimonkey.inference.openvino import OpenVINOBackend
-from minimonkey.memory import enough_memory
+from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
-from minimonkey.models.strict_loading import SMALLER, check_settings
 from minimonkey.processing.processor import MiniMonkeyProcessor
+from minimonkey.processing.turns import History
 from minimonkey.pyramid import PyramidSpec, Size
 
-Compression = CompressionSpec | dict | Literal["as loaded"] | None
-"""A compression for one call: its settings, None for none, "as loaded" for the model's own."""
+
+class Default(Enum):
+    """The type of DEFAULT."""
+
+    DEFAULT = "the model's own"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DEFAULT = Default.DEFAULT
+"""Stands for the model's own setting where None means none."""
+Compression = CompressionSpec | dict | Default | None
+"""A compression for one call: its settings, None for none, DEFAULT for the model's own."""
 MAX_BATCH_TOKENS = 16_384
 """Most tokens of prompts, padding included, that `batch` reads at once, unless `vlm.max_batch_tokens` says otherwise."""
 KEPT_BYTES = 2**30
 """Pixels of files that `batch` keeps in memory until their turn comes; those of further files are read again."""
-logger = logging.getLogger(__name__)
-EMBEDDED = Path(__file__).parents[1] / "nano"
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    pyramid: PyramidSpec | dict | None = None,
-    compression: CompressionSpec | dict | None = None,
-    quantize: Literal["int8", "int4"] | None = None,
-    device_map: str | dict | None = None,
-    engine: Literal["openvino"] | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    attn_implementation: str | None = None,
-) -> VisionLanguageModel:
-    """Load a model and make it ready to be asked.
-
-    Args:
-        model: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published. None: the
-            embedded model.
-        device: "cuda", "cpu" ...; the best there is if not given.
-        dtype: "float32", "bfloat16" or "float16"; float32 on a CPU and bfloat16 elsewhere if not given.
-        pyramid: how pictures are cut unless a call says otherwise. None: as the folder or its published code has it.
-        compression: which image tokens are dropped unless a call says otherwise. None: none.
-        quantize: weights in 8 bits (torchao) or 4 bits (bitsandbytes).
-        device_map: a model spread over devices, as in accelerate; in place of `device`.
-        engine: "openvino" computes the encoder and reads prompts, faster on many CPUs, for as much memory again. None: torch.
-        revision: branch, tag or commit of a hub id.
-        token: of the hub, for models that ask for one.
-        attn_implementation: that of transformers.
-
-    Returns:
-        The model and its processor; `repr` shows device, number format and pyramid.
-
-    Raises:
-        CheckpointError: the model is missing, broken, of an unknown kind, or at odds with its processor.
-        PyramidError: tiles of another size than the model's.
-        UsageError: settings that can't run here.
-        MissingExtraError: a package isn't installed.
-        ShortOfMemoryError: weights don't fit.
-
-    Warns:
-        The folder's pyramid isn't the one that the model was trained with.
-    """
-    compression = _spec(compression)
-    if engine not in (None, "openvino"):
-        raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
-    where = Placement.choose(device, dtype, device_map, quantize)
-    check_settings(attn_implementation=attn_implementation, device_map=device_map)  # now, not after a download
-    folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token)
-    config = folder.config("native")
-    processor = load_processor(folder, config)
-    try:
-        network = load_network(folder, config, attn_implementation=attn_implementation, **where.settings(config))
-    except ImportError as error:
-        reason = " ".join(str(error).split())[:160]
-        what = "this model" if attn_implementation is None else f"attn_implementation={attn_implementation!r}"
-        raise UsageError(f"{what} can't run here ({reason})") from error
-    if pyramid is not None:
-        processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
-    if device_map is None and quantize is None:
-        with enough_memory(f"moving the model to {where.device}", SMALLER):
-            network = network.to(where.device)
-    backend = None if engine is None else OpenVINOBackend(network.eval())
-    vlm = VisionLanguageModel(network.eval(), processor, compression, backend)
-    logger.info("%s: %r", folder.name, vlm)
-    return vlm
 
 
 class VisionLanguageModel:
@@ -142,7 +79,7 @@ class VisionLanguageModel:
         """
         self.model = model
         self.processor = processor
-        self.compression = _spec(compression)
+        self.compression = compression_spec(compression)
         self.backend = backend or TorchBackend(_network(model))
         self.max_batch_tokens = MAX_BATCH_TOKENS
         self._budget = CacheBudget()
@@ -171,9 +108,9 @@ class VisionLanguageModel:
         question: str,
         *,
         system: str | None = None,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         pyramid: PyramidSpec | dict | None = None,
-        compression: Compression = "as loaded",
+        compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Answer:
@@ -183,9 +120,10 @@ class VisionLanguageModel:
             pictures: a path, PIL picture, array (uint8 [height, width, 3] ...), a list of them, or [] for text only.
             question: what is asked; `<image>` in it places a picture.
             system: a system message; None is the template's own, "" none at all.
-            history: earlier (question, answer) pairs.
+            history: earlier turns, the oldest first: (question, answer) pairs, or messages with `role` and `content`, see
+                `processing.turns.History`.
             pyramid: how pictures are cut in this call; None: as the model does.
-            compression: which image tokens are dropped in this call; None: none.
+            compression: which image tokens are dropped in this call; None: none; DEFAULT: as the model was loaded.
             max_new_tokens: the longest answer, in tokens. None: what the model's own settings say, or less where the prompt leaves
                 no room for it.
             generation: other settings of `model.generate`.
@@ -245,7 +183,7 @@ class VisionLanguageModel:
         *,
         system: str | None = None,
         pyramid: PyramidSpec | dict | None = None,
-        compression: Compression = "as loaded",
+        compression: Compression = DEFAULT,
     ) -> OpenPicture:
         """Open pictures for several questions: they are encoded and read by the language model now, so that a question costs its
         own tokens.
@@ -291,15 +229,15 @@ class VisionLanguageModel:
 
     def _compression(self, given: Any) -> CompressionSpec | None:
         """What a call's `compression` comes to."""
-        return self.compression if given == "as loaded" else _spec(given)
+        return self.compression if isinstance(given, Default) else compression_spec(given)
 
     def _prepared(
         self,
         rows: Iterable[tuple[Any, str]],
         system: str | None = None,
-        history: Sequence[tuple[str, str]] | None = None,
+        history: History | None = None,
         pyramid: PyramidSpec | dict | None = None,
-        compression: Compression = "as loaded",
+        compression: Compression = DEFAULT,
         max_new_tokens: int | None = None,
         **generation: Any,
     ) -> Iterator[tuple[GenerationRequest, dict[str, Any]]]:
@@ -311,7 +249,7 @@ class VisionLanguageModel:
         selection = self._compression(compression)
         spec = self.processor.image_processor.spec_for({"pyramid": pyramid})
         planned = list(self._planned(rows, spec, system, history))
-        request_of = partial(GenerationRequest.of, max_new_tokens=max_new_tokens, begun=begun)
+        request_of = partial(GenerationRequest.of, compression=selection, max_new_tokens=max_new_tokens, begun=begun)
         groups = [
             (group, request_of(self.backend.network, self.processor, [row.prompt for row in group], generation))
             for group in _grouped(planned, self.max_batch_tokens)
@@ -322,7 +260,7 @@ class VisionLanguageModel:
             yield request, self._inputs(group, spec, selection)
 
     def _planned(
-        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: Sequence[tuple[str, str]] | None
+        self, rows: Iterable[tuple[Any, str]], spec: PyramidSpec, system: str | None, history: History | None
     ) -> Iterator[_Row]:
         """Each row with its pyramids and ids, made once."""
         kept_bytes = 0
@@ -342,7 +280,7 @@ class VisionLanguageModel:
         inputs: dict[str, Any] = dict(padded([row.prompt.ids for row in rows], tokenizer.pad_token_id, network.device))
         pyramids = [pyramid for row in rows for pyramid in row.prompt.pyramids]
         if pyramids:
-            with enough_memory("preparing pictures", ASK_LESS):
+            with explain_out_of_memory("preparing pictures", HINTS["ask"]):
                 pictures = [picture for row in rows for picture in row.pictures or map(load_picture, row.sources)]
                 inputs["pixel_values"] = self.processor.image_processor.cut(pictures, pyramids).to(network.device)
             inputs["level_tiles"] = torch.tensor([pyramid.level_tiles for pyramid in pyramids])
@@ -384,7 +322,8 @@ def _network(model: Any) -> MiniMonkeyForConditionalGeneration:
     return model.get_base_model()
 
 
-def _spec(compression: Any) -> CompressionSpec | None:
+def compression_spec(compression: Any) -> CompressionSpec | None:
+    """A compression as users give it. Raises UsageError for anything but a spec, a dict of its settings, or None."""
     if compression is None or isinstance(compression, CompressionSpec):
         return compression
     if isinstance(compression, dict):

@@ -38,7 +38,16 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """`sdpa_attention_forward` of transformers, faster where it can be, with the same results up to rounding.
 
-    `query` [B, H, L, C], `key` and `value` [B, K, S, C], a mask [B or 1, 1, L, S] or none; returns [B, L, H, C] and no weights.
+    Args:
+        module: the attention layer.
+        query: [B, H, L, C].
+        key: [B, K, S, C].
+        value: [B, K, S, C].
+        attention_mask: [B or 1, 1, L, S], added or bool as in torch; None for a causal prompt.
+        kwargs: as in transformers.
+
+    Returns:
+        [B, L, H, C], and None in place of weights.
     """
     rows, heads, length, channels = query.shape
     group = heads // key.shape[1]
@@ -57,7 +66,7 @@ def packed_attention(
 def repeated_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of a prompt without padding to itself; shapes as above, with S = L and no mask.
+    """Causal attention of a prompt without padding to itself; arguments as above, with S = L and no mask.
 
     Given torch's `enable_gqa`, OpenVINO 2026.4 made maps of all scores in float32 and kept them: 2 GiB a layer for 5,200 tokens.
     """
@@ -95,9 +104,12 @@ class PackedConfig:
 
 
 def pack_heads(text: nn.Module) -> None:
-    """Let a text model (LlamaModel, Phi3Model, Qwen2Model) compute by "sdpa_packed" where it would by "sdpa", in place.
+    """Let a text model compute by "sdpa_packed" where it would by "sdpa", in place.
 
     Its configuration is left as it is. A model whose query heads share no key heads is left as it is too.
+
+    Args:
+        text: a LlamaModel, Phi3Model, Qwen2Model or Qwen3Model.
     """
     for layer in text.modules():
         if getattr(layer, "num_key_value_groups", 1) > 1 and not isinstance(layer.config, PackedConfig):

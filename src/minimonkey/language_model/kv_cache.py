@@ -14,17 +14,17 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Tokens that there is room for at least, whenever more is made."""
+MIN_SPARE_TOKENS = 64
+"""A new buffer has room for at least so many tokens more than there are."""
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values [B, K, L, C], which are views of tensors with room behind."""
+    """One layer's keys and values [B, K, L, C]: views of larger buffers, whose rest is for the tokens to come."""
 
     keys: torch.Tensor
     values: torch.Tensor
-    _room: tuple[torch.Tensor, torch.Tensor] | None = None
-    _shown: torch.Tensor | None = None
+    _buffer: tuple[torch.Tensor, torch.Tensor] | None = None
+    _view: torch.Tensor | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
         if key_states.requires_grad or value_states.requires_grad:
@@ -34,21 +34,21 @@ class GrowingLayer(DynamicLayer):
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         # Beams, crops and compression put other tensors in place of the views.
-        if self._room is None or self.keys is not self._shown or end > self._room[0].shape[-2]:
-            most = end + max(ROOM, end // 16)
-            room = tuple(new.new_empty(*new.shape[:-2], most, new.shape[-1]) for new in (key_states, value_states))
+        if self._buffer is None or self.keys is not self._view or end > self._buffer[0].shape[-2]:
+            most = end + max(MIN_SPARE_TOKENS, end // 16)
+            buffer = tuple(new.new_empty(*new.shape[:-2], most, new.shape[-1]) for new in (key_states, value_states))
             if length:
-                room[0][..., :length, :], room[1][..., :length, :] = self.keys, self.values
-            self._room = room[0], room[1]
-        keys, values = self._room
+                buffer[0][..., :length, :], buffer[1][..., :length, :] = self.keys, self.values
+            self._buffer = buffer[0], buffer[1]
+        keys, values = self._buffer
         keys[..., length:end, :], values[..., length:end, :] = key_states, value_states
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
-        self._shown = self.keys
+        self._view = self.keys
         return self.keys, self.values
 
 
 class GrowingCache(DynamicCache):
-    """A DynamicCache of such layers. Layers with a window keep all tokens too: what they may look at is in the masks."""
+    """A DynamicCache of such layers. Layers with a sliding window keep all tokens too: masks tell what they may attend to."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Rotary positions without memory: how far does each token of a row turn, given this row's length and nothing else?
+"""Rotary positions without state: by which angles is each token of a row rotated, given this row's length and nothing else?
 
 Two published rules depend on the length of a sequence: InternLM2's dynamic NTK and Phi-3's "su" ("longrope" in transformers). The
 modules of transformers keep frequencies from call to call and let the longest row of a batch decide for all; here each row follows
-from its own positions in this call. Plain rope has no memory and stays transformers' own. Knows no model, picture or text.
+from its own positions in this call. Plain rope has no state and stays transformers' own. Knows no model, picture or text.
 
     shapes: B rows, or 1 for positions that all rows share; L length of a row; R rotated channels of a head
 """
@@ -35,16 +35,31 @@ class RowRotary(nn.Module, ABC):
 
     @abstractmethod
     def inverse_frequencies(self, lengths: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
-        """Radians a position, float32 [B, R/2], for rows of these lengths, int [B, 1], and exponents of the base, float32 [R/2]."""
+        """The angle between two neighbouring positions, for each pair of rotated channels.
+
+        Args:
+            lengths: tokens of each row, int [B, 1].
+            exponents: of the base, float32 [R/2].
+
+        Returns:
+            Radians a position, float32 [B, R/2].
+        """
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [B, L, R] in the type and on the device of `x`, computed in float32; `position_ids` is int [B, L].
+        """Rotary cosines and sines, computed in float32.
 
-        A row is as long as its greatest position says, so padding, whose positions are 0 or 1, counts for nothing on either side.
-        In a decoding step that is the prompt and all that was said so far: the new token is turned by the rule for that length,
-        earlier keys stay in the cache as they were turned. So does the published code. (`Phi3ForCausalLM` of transformers instead
-        runs the whole prompt again where the long factors set in; our `generate` is InternVL's, which doesn't come by there.)
+        The greatest position of a row tells its length, so padding, whose positions are 0 or 1, counts for nothing on either side.
+        In a decoding step that length is the prompt and all that was written so far: the new token is rotated by the rule for that
+        length, earlier keys stay in the cache as they were rotated. So does the published code. (`Phi3ForCausalLM` of transformers
+        runs the whole prompt again where the long factors set in; our `generate` is InternVL's, which has no such step.)
+
+        Args:
+            x: any tensor; its type and device are those of the results. (transformers' name.)
+            position_ids: int [B, L].
+
+        Returns:
+            Cosines and sines, each [B, L, R].
         """
         positions = position_ids.to(x.device)
         lengths = positions.max(dim=-1, keepdim=True).values + 1
@@ -55,23 +70,24 @@ class RowRotary(nn.Module, ABC):
 
 
 class DynamicRotary(RowRotary):
-    """InternLM2's rule: beyond the window that it was trained with, the base grows with the length.
+    """InternLM2's rule: beyond the length that it was trained with, the base grows with the length.
 
     Source: `InternLM2DynamicNTKScalingRotaryEmbedding` of the published `modeling_internlm2.py`.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        self.window, self.factor = config.max_position_embeddings, config.rope_parameters["factor"]
+        self.trained_length, self.factor = config.max_position_embeddings, config.rope_parameters["factor"]
 
     def inverse_frequencies(self, lengths: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
-        growth = self.factor * lengths.clamp(min=self.window) / self.window - (self.factor - 1)  # 1 within the window
+        # growth is 1 up to the trained length
+        growth = self.factor * lengths.clamp(min=self.trained_length) / self.trained_length - (self.factor - 1)
         base = self.theta * growth ** (self.channels / (self.channels - 2))
         return 1.0 / base**exponents
 
 
 class LongRotary(RowRotary):
-    """Phi-3's rule: one list of factors for rows within the window that it was first trained with, another for longer ones.
+    """Phi-3's rule: one list of factors for rows up to the length that it was first trained with, another for longer ones.
 
     Source: `Phi3SuScaledRotaryEmbedding` of the published `modeling_phi3.py`.
     """
@@ -79,18 +95,18 @@ class LongRotary(RowRotary):
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         rope = config.rope_parameters
-        self.window = getattr(config, "original_max_position_embeddings", None) or rope["original_max_position_embeddings"]
+        self.trained_length = getattr(config, "original_max_position_embeddings", None) or rope["original_max_position_embeddings"]
         self.short_factor, self.long_factor = rope["short_factor"], rope["long_factor"]
-        factor = rope.get("factor") or config.max_position_embeddings / self.window
+        factor = rope.get("factor") or config.max_position_embeddings / self.trained_length
         own = rope.get("attention_factor")
         if own is not None:
             self.scaling = own
         elif factor > 1:
-            self.scaling = math.sqrt(1 + math.log(factor) / math.log(self.window))
+            self.scaling = math.sqrt(1 + math.log(factor) / math.log(self.trained_length))
 
     def inverse_frequencies(self, lengths: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
         short, long = (exponents.new_tensor(factors) for factors in (self.short_factor, self.long_factor))
-        return 1.0 / (torch.where(lengths > self.window, long, short) * self.theta**exponents)
+        return 1.0 / (torch.where(lengths > self.trained_length, long, short) * self.theta**exponents)
 
 
 ROTARIES: dict[str, type[RowRotary]] = {"dynamic": DynamicRotary, "longrope": LongRotary}
@@ -104,23 +120,27 @@ def stateless_rotary(config: PretrainedConfig) -> RowRotary | None:
     return kind(config) if kind else None
 
 
-def longest_sequence(config: PretrainedConfig, tokenizer_limit: int) -> int:
-    """The most tokens that a language model was made for.
+def context_length(config: PretrainedConfig, tokenizer_limit: int) -> int:
+    """The most tokens of prompt and answer together that a language model was made for.
 
-    That is the window it was trained with, but for the kinds of rope that are there to stretch it: those go as far as the
-    tokenizer's `model_max_length` says (10^30 where nobody said), linear and dynamic rope by their factor at least.
+    That is the length it was trained with, but for the kinds of rope that stretch it: those go as far as the tokenizer says, linear
+    and dynamic rope by their factor at least.
+
+    Args:
+        config: the language model's configuration.
+        tokenizer_limit: the tokenizer's `model_max_length`; 10^30 where nobody said.
     """
-    window: int = config.max_position_embeddings
+    trained_length: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type")
     if kind not in ("linear", *ROTARIES):
-        return window
-    stretched = window if kind == "longrope" else int(window * rope["factor"])
+        return trained_length
+    stretched = trained_length if kind == "longrope" else int(trained_length * rope["factor"])
     return max(stretched, tokenizer_limit if tokenizer_limit < 10**9 else 0)
 
 
 def make_stateless(model: nn.Module) -> None:
-    """Give a text model (LlamaModel, Phi3Model, Qwen2Model) a rotary module without memory, in place, where it needs one."""
+    """Give a text model (LlamaModel, Phi3Model, Qwen2Model) a rotary module without state, in place, where it needs one."""
     assert isinstance(model.rotary_emb, nn.Module), "the head's model, not the one with a head"
     replacement = stateless_rotary(model.config)
     if replacement is not None:

@@ -21,10 +21,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.utils import logging as progress
 
 from minimonkey.errors import CheckpointError, MiniMonkeyError, UsageError
-from minimonkey.memory import enough_memory
+from minimonkey.memory import HINTS, explain_out_of_memory
 
-SMALLER = "load with a smaller dtype, quantize='int8' or 'int4', or device_map='auto'"
-"""What needs less memory for the weights."""
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Weights in one file, or what says in which files they are."""
 FROM_SETTINGS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, ZeroDivisionError, StrictDataclassError)
@@ -56,7 +54,7 @@ def load_strictly(from_pretrained, source, *args: Any, **kwargs: Any) -> tuple[A
         check_one_set(Path(source, kwargs.get("subfolder") or ""))
     name = source if source is not None else getattr(kwargs.get("config"), "name_or_path", None) or "the weights given"
     forced = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-    with _quietly(source), _explained(name, kwargs), enough_memory(f"loading {name}", SMALLER):
+    with _quietly(source), _explained(name, kwargs), explain_out_of_memory(f"loading {name}", HINTS["load"]):
         model, info = from_pretrained(source, *args, **(kwargs | forced))
     misshapen = (f"{tensor} {list(found)} for {list(due)}" for tensor, found, due in info["mismatched_keys"])
     check_fit(name, missing=info["missing_keys"], unexpected=info["unexpected_keys"], misshapen=misshapen)

@@ -35,9 +35,16 @@ THREADS_PAY_FROM = 4_000_000
 
 
 def render_level(picture: Image.Image, level: Level) -> Image.Image:
-    """The canvas of one level as the model sees it, before cutting: an RGB picture of `level.canvas` pixels.
+    """Draw the canvas of one level as the model sees it, before cutting.
 
     Where `fit="pad"` leaves room round the picture, the canvas has the picture's own paper colour.
+
+    Args:
+        picture: in any mode.
+        level: of its pyramid.
+
+    Returns:
+        An RGB picture of `level.canvas` pixels.
     """
     picture = _rgb(picture)
     left, top, right, bottom = level.content
@@ -59,7 +66,15 @@ def paper_colour(picture: Image.Image) -> tuple[int, int, int]:
 
 
 def tiles_uint8(picture: Image.Image, spec: PyramidSpec) -> np.ndarray:
-    """All tiles of a picture in the order of the sequence, before normalisation: uint8 [T, 3, S, S]."""
+    """Cut a picture, without normalising it.
+
+    Args:
+        picture: in any mode.
+        spec: how it is cut.
+
+    Returns:
+        All tiles in the order of the sequence, uint8 [T, 3, S, S].
+    """
     pyramid = spec.plan(Size(picture.height, picture.width))
     tiles = np.empty((pyramid.tile_count, 3, spec.tile_px, spec.tile_px), np.uint8)
     _cut(picture, pyramid, tiles, write=lambda tile, out: np.copyto(out, tile))
@@ -149,9 +164,14 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         self.size = SizeDict(height=spec.tile_px, width=spec.tile_px)
 
     def spec_for(self, settings: Mapping[str, Any]) -> PyramidSpec:
-        """The spec of one call: ours, changed by its `pyramid`, `size`, `crop_to_patches`, `min_patches` and `max_patches`.
+        """The pyramid of one call: the processor's own, changed by the call.
 
-        A `tile_px` left at the default of PyramidSpec is the model's. Raises PyramidError for any other that isn't.
+        Args:
+            settings: those of the call, of which `pyramid`, `size`, `crop_to_patches`, `min_patches` and `max_patches` count. A
+                `tile_px` left at the default of PyramidSpec is the model's.
+
+        Raises:
+            PyramidError: a wrong setting, or tiles of another size than the model's.
         """
         own, pyramid = self.spec, settings.get("pyramid")
         if not isinstance(pyramid, PyramidSpec | Mapping | None):
@@ -172,6 +192,19 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         return spec
 
     def preprocess(self, images: ImageInput, *args, **kwargs) -> BatchFeature:
+        """Cut pictures and normalise their tiles.
+
+        Args:
+            images: PIL pictures, arrays or tensors (uint8, or float from 0 to 1; channels first or last), one or a list.
+            args, kwargs: settings of this call, see the class.
+
+        Returns:
+            `pixel_values` float32 [T, 3, S, S], `num_patches` (tiles of each picture), `level_tiles` int64 [P, 3].
+
+        Raises:
+            PyramidError, UsageError: a wrong setting.
+            PictureError: an array that is no picture.
+        """
         kwargs["pyramid"] = self.spec_for(kwargs)
         return super().preprocess(images, *args, **kwargs)
 
@@ -229,7 +262,15 @@ class MiniMonkeyImageProcessor(GotOcr2ImageProcessorPil):
         return torch.from_numpy(_normalised(list(pictures), list(pyramids), self.spec.tile_px, factor, *normalise))
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
-        """Tiles of a picture of this size, all levels together, without its pixels."""
+        """How many tiles a picture becomes, without its pixels.
+
+        Args:
+            height, width: of the picture, in pixels.
+            images_kwargs: settings of the call.
+
+        Returns:
+            Tiles of all levels together.
+        """
         return self.spec_for(images_kwargs or {}).plan(Size(height, width)).tile_count
 
 

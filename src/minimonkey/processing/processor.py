@@ -98,6 +98,9 @@ class MiniMonkeyProcessor(ProcessorMixin):
             history: earlier turns, the oldest first: pairs (question, answer), or messages such as `{"role": "user", "content":
                 "What is it?"}`, by user and assistant in turn, maybe with a system message before them.
 
+        Returns:
+            The text, one image token for each picture.
+
         Raises:
             PromptError: marks and pictures don't match, something isn't text or isn't Unicode, or the history has another form.
         """
@@ -160,7 +163,19 @@ class MiniMonkeyProcessor(ProcessorMixin):
     # -- what the model gets -------------------------------------------------------------------------------------------
 
     def encode_chat(self, question: str, *, pictures: Sequence[int] = (), **settings: Any) -> list[int]:
-        """The ids of one prompt; `pictures` are the tile counts of its pictures, `settings` those of `prompt`."""
+        """The ids of one prompt, with a run of image tokens for each picture.
+
+        Args:
+            question: what is asked.
+            pictures: the tile count of each picture.
+            settings: those of `prompt`: system and history.
+
+        Returns:
+            Ids, padding excluded.
+
+        Raises:
+            PromptError: as `prompt`.
+        """
         text = self.prompt(question, pictures=len(pictures), **settings)
         (text,), _ = self.get_text_with_replacements([text], [self._placeholder(tiles) for tiles in pictures])
         return self._ids(text)
@@ -169,6 +184,12 @@ class MiniMonkeyProcessor(ProcessorMixin):
         """The ids of an answer and of what ends it in the template: what a model learns to write after `encode_chat`.
 
         They are those that the answer has behind the prompt: alone, Phi-3's tokenizer would open it with a space.
+
+        Args:
+            answer: text; special strings in it are plain text, `MARKUP` excepted.
+
+        Raises:
+            PromptError: the answer isn't text.
         """
         prompt, whole = (
             self._ids(self._answer_start + text, add_special_tokens=False)
@@ -177,9 +198,15 @@ class MiniMonkeyProcessor(ProcessorMixin):
         return whole[len(prompt) :]
 
     def count_tokens(self, text: str, sizes: Sequence[Size | tuple[int, int]] = (), **settings: Any) -> int:
-        """The length of a prompt whose pictures have these sizes (height, width), without any pixels.
+        """The length of a prompt, without any pixels.
 
-        `settings` are those of `processor(images, text)`; `text` is a prompt of `prompt`, or any text with its template.
+        Args:
+            text: a result of `prompt`, or any text with its template.
+            sizes: (height, width) of its pictures, in pixels.
+            settings: those of `processor(images, text)`.
+
+        Returns:
+            Tokens, those of pictures included.
         """
         image_tokens = self._get_num_multimodal_tokens(image_sizes=sizes, **settings)["num_image_tokens"]
         text = text.replace(IMAGE_MARK, self.image_token)
@@ -192,6 +219,17 @@ class MiniMonkeyProcessor(ProcessorMixin):
     def __call__(
         self, images: ImageInput | None = None, text: TextInput | list[TextInput] | None = None, **kwargs: Any
     ) -> BatchFeature:
+        """Pictures and text with its template to model inputs; the class says what comes out.
+
+        Args:
+            images: pictures as for `MiniMonkeyImageProcessor.preprocess`, all rows together.
+            text: one row or several.
+            kwargs: settings of transformers' processors, and of the image processor for this call, `pyramid` among them.
+
+        Raises:
+            PromptError: marks and pictures don't match.
+            PictureError, PyramidError, UsageError: as the image processor.
+        """
         if not any("padding" in settings for settings in (kwargs, kwargs.get("text_kwargs", {}), self.tokenizer.init_kwargs)):
             kwargs["padding"] = True
         with _one_at_a_time:

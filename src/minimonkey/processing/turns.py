@@ -11,7 +11,12 @@ from typing import Any
 from minimonkey.errors import PromptError, shown
 
 History = Sequence[tuple[Any, Any]] | Sequence[Mapping[str, Any]]
-"""Earlier turns: pairs (question, answer), or messages with `role` and `content`. Texts are str, or answers of ours."""
+"""Earlier turns, the oldest first, in one of two forms; a text is a str or an Answer.
+
+Pairs: `[("What is it?", "A receipt.")]`.
+Messages: `[{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A receipt."}]`, maybe with one of role
+"system" before them; `content` may be a list of `{"type": "text", "text": ...}`.
+"""
 
 
 def text_of(value: Any, what: str) -> str:

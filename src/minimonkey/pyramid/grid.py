@@ -98,7 +98,7 @@ class Level:
 
 @lru_cache
 def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
-    """All grids of `min_tiles` to `max_tiles` tiles, by area, then by columns.
+    """All grids of `min_tiles` to `max_tiles` tiles, by area, then by columns: the order in which `nearest_grid` breaks ties.
 
     The published code sorts a Python set by area alone, so that grids of one area come in hash order. The order here is fixed;
     with every published pair of budgets it gives the published choice for each picture size (tests/test_pyramid.py shows it).
@@ -109,10 +109,18 @@ def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
 
 
 def nearest_grid(candidates: tuple[Grid, ...] | list[Grid], source: Size, tile_px: int) -> Grid:
-    """The grid whose columns / rows is nearest the picture's width / height; Grid(1, 1) if there are none.
+    """The grid whose columns / rows is nearest the picture's width / height.
 
     At an exact tie a later grid replaces an earlier one if the picture has more than half of its pixels. Ratios are compared as
     Python floats, as in the published `find_closest_aspect_ratio`: exact fractions break ties differently (500x1000, say).
+
+    Args:
+        candidates: in their order.
+        source: the picture's size in pixels.
+        tile_px: the side of a tile in pixels.
+
+    Returns:
+        One of the candidates; Grid(1, 1) if there are none.
     """
     best, best_distance = Grid(1, 1), math.inf
     ratio = source.width / source.height

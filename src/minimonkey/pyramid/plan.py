@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from minimonkey.errors import PyramidError, unknown
+from minimonkey.errors import PyramidError, check_keys, shown
 from minimonkey.pyramid.grid import LEVEL_NAMES, MOST_TILES, Box, Grid, Level, LevelName, Size, candidate_grids, nearest_grid
 
 
@@ -70,16 +70,30 @@ class PyramidSpec:
         )
         for name, is_right, expected in checks:
             if not is_right:
-                raise PyramidError(f"{name}={getattr(self, name)!r}: expected {expected}")
+                raise PyramidError(f"pyramid: {name}={shown(getattr(self, name))}: expected {expected}")
 
     @classmethod
     def plain(cls, min_tiles: int = 1, max_tiles: int = 12, **settings: Any) -> PyramidSpec:
-        """The dynamic tiling of InternVL 1.5 and later: `min_tiles` to `max_tiles` tiles and a thumbnail."""
+        """The dynamic tiling of InternVL 1.5 and later: one level and a thumbnail.
+
+        Args:
+            min_tiles: fewest tiles of the level.
+            max_tiles: most tiles of the level.
+            settings: other fields.
+        """
         return cls(detail=(min_tiles, max_tiles), adaptive=None, **settings)
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> PyramidSpec:
-        """The short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling."""
+        """Read the short form of the command line: "4-12/3-7" (detail / adaptive tiles), or "1-12" for plain tiling.
+
+        Args:
+            text: fewest and most tiles of the detail level, and of the adaptive level if there is one.
+            settings: other fields.
+
+        Raises:
+            PyramidError: the text has another form, or a value is wrong.
+        """
         match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})(?:/([0-9]{1,9})-([0-9]{1,9}))?", text.strip())
         if match is None:
             raise PyramidError(f'pyramid {text[:40]!r}: expected fewest-most tiles: "4-12/3-7" (detail/adaptive) or "1-12" (plain)')
@@ -88,11 +102,15 @@ class PyramidSpec:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PyramidSpec:
-        """The spec of saved JSON (`dataclasses.asdict(spec)`). An unknown key is an error that names the nearest setting."""
-        known = [field.name for field in fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise PyramidError(unknown("pyramid has no setting", key, known))
+        """The spec of saved JSON (`dataclasses.asdict(spec)`).
+
+        Args:
+            settings: any of the fields; the others have their defaults.
+
+        Raises:
+            PyramidError: no mapping, an unknown key (the nearest setting is named), or a wrong value.
+        """
+        check_keys("pyramid", settings, [field.name for field in fields(cls)], PyramidError)
         return cls(**settings)
 
     def describe(self) -> str:
@@ -108,7 +126,7 @@ class PyramidSpec:
         return self.detail[1] + (self.adaptive[1] if self.adaptive else 0) + 1
 
     def plan(self, source: Size) -> Pyramid:
-        """The pyramid of a picture of this size.
+        """Plan the pyramid of a picture.
 
         Degenerate cases, each as the published code has it:
         * a detail grid of one tile is no level of its own: the thumbnail, which is the same picture, stands for it;
@@ -116,7 +134,14 @@ class PyramidSpec:
           the whole picture once more;
         * `max_upscale` cuts the chosen grids down; an adaptive grid that then shares all cuts with the detail grid is left out.
 
-        Raises PyramidError for a side below 1 px.
+        Args:
+            source: height and width of the picture, in pixels.
+
+        Returns:
+            The levels with their grids and tiles.
+
+        Raises:
+            PyramidError: a side below 1 px.
         """
         source = Size(*source)
         if source.height < 1 or source.width < 1:
@@ -190,7 +215,14 @@ class Pyramid:
         return detail, adaptive, thumbnail
 
     def spans(self, tokens_per_tile: int) -> dict[LevelName, Span]:
-        """Where each level's image tokens stand, counted from the picture's first image token."""
+        """Where each level's image tokens stand.
+
+        Args:
+            tokens_per_tile: image tokens of a tile, 256 for the published models.
+
+        Returns:
+            Spans in the order of the sequence, counted from the picture's first image token.
+        """
         spans: dict[LevelName, Span] = {}
         start = 0
         for level in self.levels:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from minimonkey.data.collate import collate
+from minimonkey.data.collation import collate
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import NOT_LEARNT, encode
+from minimonkey.data.encoding import NOT_LEARNT, encode
 from minimonkey.data.length_grouping import RowCost, grouped_steps
 from minimonkey.data.lengths import Lengths, lengths
 from minimonkey.data.mixture import Draw, Mixture
@@ -197,8 +197,13 @@ class Batches:
             raise DataError(f"{self.window_rows} rows in a row can't be used; {self.skipped} says why")
         numbers = [*costs]
         if self.recipe.packing is not None:
-            budget = {"max_tokens": self.recipe.packing.max_tokens, "max_tiles": self.recipe.packing.max_tiles}
-            batches = list(pack(numbers, size=lambda number: ExampleSize(costs[number].tokens, costs[number].tiles), **budget))
+            packs = pack(
+                numbers,
+                max_tokens=self.recipe.packing.max_tokens,
+                max_tiles=self.recipe.packing.max_tiles,
+                size=lambda number: ExampleSize(costs[number].tokens, costs[number].tiles),
+            )
+            batches = list(packs)
         else:
             batches = self._grouped(numbers, costs)
         spare = -len(batches) % self.turns  # every process has as much to do: the first ones come twice

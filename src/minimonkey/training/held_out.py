@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import encode
+from minimonkey.data.encoding import encode
 from minimonkey.data.readers import read_conversations
 from minimonkey.errors import UsageError
 from minimonkey.evaluation.metrics import anls

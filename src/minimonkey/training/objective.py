@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from minimonkey.data.encode import NOT_LEARNT
+from minimonkey.data.encoding import NOT_LEARNT
 
 Reduction = Literal["token", "sample", "square"]
 """How rows count beside each other: by their learnt tokens, all alike, or by the square root of their tokens (InternVL's

@@ -27,7 +27,7 @@ from minimonkey.data.mixture_file import DataSet, MixtureSpec, read_mixture
 from minimonkey.data.readers import raw_rows
 from minimonkey.errors import CheckpointError, MissingExtraError, UsageError, shown
 from minimonkey.inference.device import Placement
-from minimonkey.memory import enough_memory
+from minimonkey.memory import explain_out_of_memory
 from minimonkey.training.batches import Batches, Loaded, Place, TrainingRows
 from minimonkey.training.config import TuningRecipe
 from minimonkey.training.drop_path import add_drop_path
@@ -221,7 +221,7 @@ def open_rows(path: Path) -> Any:
     return JsonLines(path) if path.suffix == ".jsonl" else [row.value for row in raw_rows(path)]
 
 
-@enough_memory(
+@explain_out_of_memory(
     "training", "lower batch_rows, packing.max_tokens or max_tiles, train adapters (stage=lora), or set gradient_checkpointing"
 )
 def tune(recipe: TuningRecipe, folder: Path) -> Path:
@@ -325,7 +325,7 @@ def open_model(found: ModelFolder, recipe: TuningRecipe) -> tuple[Any, Any]:
     """The network, its parts frozen as the recipe says, and the processor, with the recipe's pyramid."""
     config = found.config("native")
     if recipe.quantize_base is not None:
-        settings = Placement.choose(None, recipe.dtype, None, recipe.quantize_base).settings(config)
+        settings = Placement.resolve(None, recipe.dtype, None, recipe.quantize_base).from_pretrained_kwargs(config)
     else:
         settings = {"dtype": getattr(torch, recipe.dtype)}
     network = load_network(found, config, **settings)

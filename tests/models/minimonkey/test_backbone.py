@@ -13,7 +13,7 @@ from transformers import AutoModel
 from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.models.minimonkey.backbone import MiniMonkeyModel
-from minimonkey.models.minimonkey.vision_features import class_attention
+from minimonkey.models.minimonkey.vision_features import cls_attention
 
 TILE_PX = 28
 
@@ -142,7 +142,7 @@ def test_only_what_is_asked_for_is_kept(tiny_model, monkeypatch):
     features = {"pooler_output": 5 * 4 * 32 * 4}
     assert kept(keep_last_hidden_state=False) == features
     assert kept() == features | {"last_hidden_state": 5 * A_TILE}
-    assert kept(class_attention=True, keep_last_hidden_state=False) == features | {"attentions": 5 * 16 * 4}
+    assert kept(cls_attention=True, keep_last_hidden_state=False) == features | {"attentions": 5 * 16 * 4}
     states = features | {"hidden_states": 3 * 5 * A_TILE}
     assert kept(output_hidden_states=True, keep_last_hidden_state=False) == states
     model.config.vision_config.output_hidden_states = True
@@ -195,14 +195,14 @@ def test_threads_see_where_their_own_class_token_looks(tiny_model):
     model = tiny_model("qwen2").model
     pictures = [tiles(*range(10 * thread, 10 * thread + 2 + thread)) for thread in range(3)]
 
-    def looks(thread: int) -> torch.Tensor:
+    def attention(thread: int) -> torch.Tensor:
         with torch.no_grad():
-            return model.get_image_features(pictures[thread], class_attention=True).attentions[0]
+            return model.get_image_features(pictures[thread], cls_attention=True).attentions[0]
 
-    alone = list(map(looks, range(3)))
+    alone = list(map(attention, range(3)))
     assert [len(seen) for seen in alone] == [2, 3, 4]
     with ThreadPoolExecutor(3) as pool:
-        for seen, thread in zip(pool.map(looks, [0, 1, 2] * 20), [0, 1, 2] * 20, strict=True):
+        for seen, thread in zip(pool.map(attention, [0, 1, 2] * 20), [0, 1, 2] * 20, strict=True):
             assert torch.equal(seen, alone[thread])
 
 
@@ -212,13 +212,13 @@ def test_where_the_class_token_looks_changes_nothing_else(tiny_model, used):
     model = tiny_model("qwen2").model
     settings = {"vision_feature_layer": used}
     plain = model.get_image_features(tiles(1, 2), output_hidden_states=True, **settings)
-    watched = model.get_image_features(tiles(1, 2), class_attention=True, **settings)
+    watched = model.get_image_features(tiles(1, 2), cls_attention=True, **settings)
     assert torch.equal(watched.pooler_output, plain.pooler_output)
     assert torch.equal(watched.last_hidden_state, plain.last_hidden_state)
     assert watched.hidden_states is None
-    assert torch.equal(watched.attentions[0], class_attention(model.vision_tower.encoder.layer[-1], plain.hidden_states[1]))
+    assert torch.equal(watched.attentions[0], cls_attention(model.vision_tower.encoder.layer[-1], plain.hidden_states[1]))
     for asked in (True, [0], 1):
-        both = model.get_image_features(tiles(1, 2), class_attention=True, output_hidden_states=asked, **settings)
+        both = model.get_image_features(tiles(1, 2), cls_attention=True, output_hidden_states=asked, **settings)
         assert torch.equal(both.attentions[0], watched.attentions[0])
         assert asked is not True or all(map(torch.equal, both.hidden_states, plain.hidden_states))
 
@@ -228,6 +228,6 @@ def test_the_class_token_of_an_encoder_of_one_layer_is_watched_too(tiny_config):
     config = tiny_config("qwen2")
     config.vision_config.num_hidden_layers = 1
     model = MiniMonkeyModel(config).eval()
-    seen = model.get_image_features(tiles(1), class_attention=True).attentions[0]
+    seen = model.get_image_features(tiles(1), cls_attention=True).attentions[0]
     tower = model.vision_tower
-    assert torch.equal(seen, class_attention(tower.encoder.layer[0], tower.embeddings(tiles(1))))
+    assert torch.equal(seen, cls_attention(tower.encoder.layer[0], tower.embeddings(tiles(1))))

@@ -9,7 +9,7 @@ from transformers import InternVLVisionConfig, InternVLVisionModel
 
 import minimonkey
 from minimonkey import CompressionSpec
-from minimonkey.models.minimonkey.vision_features import class_attention, distinct_tiles
+from minimonkey.models.minimonkey.vision_features import cls_attention, distinct_tiles
 
 TILE_PX = 28
 
@@ -73,4 +73,4 @@ def test_where_the_class_token_looks_in_numbers():
     hidden = torch.tensor([[[1.0, 0.0], [2.0, 9.0], [3.0, -9.0]]]).log1p()  # products: ln2 ln2, ln2 ln3, ln2 ln4
     weights = torch.tensor([2.0, 3.0, 4.0]) ** torch.tensor(2.0).log()
     hidden[..., 1] = 0
-    assert_close(class_attention(layer, hidden), (weights / weights.sum())[None, 1:])
+    assert_close(cls_attention(layer, hidden), (weights / weights.sum())[None, 1:])

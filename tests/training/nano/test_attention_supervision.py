@@ -1,4 +1,4 @@
-"""Lessons ask for what the model attends to, and for where its tokens are."""
+"""Targets are held against what the model attends to, and against where its tokens are."""
 
 import math
 
@@ -10,34 +10,34 @@ from minimonkey.training.nano.attention_supervision import (
     FIRST_HEADS,
     LAST_HEADS,
     MOST_TILES,
-    Lessons,
-    Part,
+    AttentionSupervision,
     PlacesHead,
-    attention_lessons,
+    TargetLoss,
+    attention_loss,
+    attention_targets,
     on_first_level,
-    total,
-    unattended,
+    weighted_sum,
 )
 from minimonkey.training.nano.batches import Batches
-from minimonkey.training.nano.config import Ingredient
+from minimonkey.training.nano.config import AttentionLosses, Source
 from minimonkey.training.nano.labels import IGNORE
 from minimonkey.training.nano.losses import Losses, normalise
-from minimonkey.training.nano.model_edits import insert_layer, operate
+from minimonkey.training.nano.model_edits import apply_edits, insert_layer
 
 
-def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
+def test_the_loss_is_the_share_of_attention_on_the_next_character(recipe, small, tiny_model):
     """Queries and keys are set so that every position looks evenly at all that it may see."""
     text = tiny_model("qwen2").model.language_model
-    (lesson,) = attention_lessons(recipe(looking_weight=1.0), 2)
-    attention = text.layers[lesson.layer].self_attn
+    (target,) = attention_targets(recipe(attention_losses=AttentionLosses(next_char=1.0)), 2)
+    attention = text.layers[target.layer].self_attn
     with torch.no_grad():
         for projection in (attention.q_proj, attention.k_proj):
             projection.weight.zero_()
             projection.bias.zero_()
     seen = torch.randn(1, 8, 32), (torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
-    looks = torch.full((1, 8, 3), -1)
-    looks[0, 4], looks[0, 6] = torch.tensor([1, 3, -1]), torch.tensor([-1, 0, -1])
-    said = unattended(text, {lesson.layer: seen}, lesson, looks)
+    next_char_pos = torch.full((1, 8, 3), -1)
+    next_char_pos[0, 4], next_char_pos[0, 6] = torch.tensor([1, 3, -1]), torch.tensor([-1, 0, -1])
+    said = attention_loss(text, {target.layer: seen}, target, next_char_pos)
     assert said.shape == (2, 2), "two positions, two heads"
     torch.testing.assert_close(said[:, 0], torch.tensor([math.log(5 / 2), math.log(7)]))
     torch.testing.assert_close(said[:, 1], said[:, 0])
@@ -45,45 +45,49 @@ def test_looking_is_the_share_of_attention_on_the_next_character(recipe, small, 
 
 @pytest.mark.parametrize(("heads", "which"), [(FIRST_HEADS, [0, 1]), (LAST_HEADS, [2, 3])], ids=["first", "last"])
 @pytest.mark.parametrize("text", ["qwen2", "llama"])
-def test_looking_is_the_attention_that_the_model_computes(recipe, small, tiny_model, text, heads, which):
+def test_the_loss_is_of_the_attention_that_the_model_computes(recipe, small, tiny_model, text, heads, which):
     """Of two of four heads, which share one of two key heads; held against transformers' own maps."""
     model = tiny_model(text)
-    lessons = Losses(model, small, recipe(looking_weight=1.0)).lessons
-    lesson = lessons.attention[0]._replace(heads=heads)
+    supervision = Losses(model, small, recipe(attention_losses=AttentionLosses(next_char=1.0))).supervision
+    target = supervision.targets[0]._replace(heads=heads)
     ids = torch.randint(10, 90, (2, 9), generator=torch.Generator().manual_seed(0))
-    looks = torch.full((2, 9, 3), -1)
-    looks[0, 6], looks[1, 8] = torch.tensor([2, 5, -1]), torch.tensor([0, -1, -1])
+    next_char_pos = torch.full((2, 9, 3), -1)
+    next_char_pos[0, 6], next_char_pos[1, 8] = torch.tensor([2, 5, -1]), torch.tensor([0, -1, -1])
     with torch.no_grad():
-        with lessons.watched(model.model.language_model) as seen:
+        with supervision.capture_inputs(model.model.language_model) as seen:
             model(input_ids=ids)
-        ours = unattended(model.model.language_model, seen, lesson, looks)
+        ours = attention_loss(model.model.language_model, seen, target, next_char_pos)
         model.set_attn_implementation("eager")
-        maps = model(input_ids=ids, output_attentions=True).attentions[lesson.layer][:, which]
+        maps = model(input_ids=ids, output_attentions=True).attentions[target.layer][:, which]
     shares = torch.stack((maps[0, :, 6, [2, 5]].sum(-1), maps[1, :, 8, 0]))
     torch.testing.assert_close(ours, -shares.log(), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_an_anchor_is_where_the_latest_character_was_read(recipe, small, tiny_model):
+def test_this_char_is_where_the_latest_character_was_read(recipe, small, tiny_model):
     """What a position looked for is what the next one looks back at, in the layer before."""
     model = tiny_model("qwen2", pyramid=None)
     insert_layer(model, 1)
-    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
+    config = recipe(
+        mixture=(Source("line", max_tiles=6),),
+        attention_losses=AttentionLosses(next_char=1.0, this_char=0.5),
+        characters_weight=0.0,
+    )
     losses = Losses(model, small, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 2), ("anchor", 1)]
+    assert [(target.name, target.layer) for target in losses.supervision.targets] == [("next_char", 2), ("this_char", 1)]
     batch = Batches(config, small, 7)[0]
     loss, figures = losses(batch)
-    parts = figures["text_loss"] + figures["looking_loss"] + 0.5 * figures["anchor_loss"]
+    parts = figures["text_loss"] + figures["next_char_loss"] + 0.5 * figures["this_char_loss"]
     torch.testing.assert_close(loss, parts)
     model.set_attn_implementation("eager")
     maps = model(input_ids=batch["input_ids"], pixel_values=normalise(batch["tiles"], small), output_attentions=True).attentions[1]
     shares = [
         maps[row, :2, position + 1, [place for place in places.tolist() if place >= 0]].sum(-1)
-        for row, looks in enumerate(batch["looks"])
-        for position, places in enumerate(looks[:-1])
+        for row, next_char_pos in enumerate(batch["next_char_pos"])
+        for position, places in enumerate(next_char_pos[:-1])
         if (places >= 0).any()
     ]
-    torch.testing.assert_close(figures["anchor_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(figures["this_char_loss"], -torch.stack(shares).log().mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_of_three_levels_the_first_that_shows_something_counts():
@@ -101,59 +105,71 @@ def test_what_a_question_finds_and_what_that_leads_to_is_looked_for_on_the_first
         for layer in model.model.language_model.layers:
             layer.self_attn.q_proj.weight.zero_()
             layer.self_attn.q_proj.bias.zero_()
-    lessons = Losses(model, small, recipe(looking_weight=1.0, anchor_weight=1.0, recall_weight=1.0)).lessons
-    batch = {name: torch.full((1, 9, 3), -1) for name in ("looks", "stands", "recalls", "begins")}
+    supervision = Losses(
+        model, small, recipe(attention_losses=AttentionLosses(next_char=1.0, this_char=1.0, query_word=1.0))
+    ).supervision
+    batch = {name: torch.full((1, 9, 3), -1) for name in ("next_char_pos", "this_char_pos", "query_word_pos", "line_start_pos")}
     batch |= {"input_ids": torch.zeros(1, 9, dtype=torch.long)}
-    batch["stands"][0, 5] = batch["looks"][0, 7] = batch["looks"][0, 8] = torch.tensor([1, 2, 3])
-    batch["recalls"][0, 7, 0] = 5
-    with torch.no_grad(), lessons.watched(model.model.language_model) as seen:
+    batch["this_char_pos"][0, 5] = batch["next_char_pos"][0, 7] = batch["next_char_pos"][0, 8] = torch.tensor([1, 2, 3])
+    batch["query_word_pos"][0, 7, 0] = 5
+    with torch.no_grad(), supervision.capture_inputs(model.model.language_model) as seen:
         model(input_ids=torch.full((1, 9), 20))
-        parts = {part.name: part.missed.tolist() for part in lessons(model.model.language_model, seen, batch, torch.ones(1, 9))}
-    assert parts["anchor"] == pytest.approx([math.log(6)])
-    assert parts["recall"] == pytest.approx([math.log(8)])
-    assert parts["found"] == pytest.approx([math.log(8)])
-    assert parts["looking"] == pytest.approx([math.log(9 / 3)])
+        parts = {part.name: part.losses.tolist() for part in supervision(model.model.language_model, seen, batch, torch.ones(1, 9))}
+    assert parts["this_char"] == pytest.approx([math.log(6)])
+    assert parts["query_word"] == pytest.approx([math.log(8)])
+    assert parts["found_char"] == pytest.approx([math.log(8)])
+    assert parts["next_char"] == pytest.approx([math.log(9 / 3)])
 
 
-def test_lessons_move_with_a_layer_that_is_put_in(recipe, small, tiny_model):
-    """Of two layers the second looks, of three the third does: in front of it there is one for the anchor."""
-    config = recipe(looking_weight=1.0, insert_layer=1)
+def test_targets_move_with_a_layer_that_is_put_in(recipe, small, tiny_model):
+    """Of two layers the second reads, of three the third does: in front of it there is one for `this_char`."""
+    config = recipe(attention_losses=AttentionLosses(next_char=1.0), insert_layer=1)
     losses = Losses(tiny_model("qwen2", pyramid=None), small, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 1)] and losses.lessons.look == 1
-    operate(losses, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 2)] and losses.lessons.look == 2
+    assert [(target.name, target.layer) for target in losses.supervision.targets] == [
+        ("next_char", 1)
+    ] and losses.supervision.reading_layer == 1
+    apply_edits(losses, config)
+    assert [(target.name, target.layer) for target in losses.supervision.targets] == [
+        ("next_char", 2)
+    ] and losses.supervision.reading_layer == 2
 
 
-def test_an_anchor_needs_a_layer_before(recipe, small, tiny_model):
-    with pytest.raises(UsageError, match="anchor_weight needs a language model of more layers than the 2 of this one; set it to 0"):
-        Losses(tiny_model("qwen2"), small, recipe(anchor_weight=1.0))
+def test_this_char_needs_a_layer_before(recipe, small, tiny_model):
+    with pytest.raises(
+        UsageError, match="attention_losses.this_char needs a language model of more layers than the 2 of this one; set it to 0"
+    ):
+        Losses(tiny_model("qwen2"), small, recipe(attention_losses=AttentionLosses(this_char=1.0)))
 
 
 @torch.no_grad()
-def test_first_characters_recall_what_the_question_names(recipe, small, tiny_model):
-    """In the layer that looks, in its last heads; what is recalled tells the layer behind where to look, not this one."""
+def test_first_characters_attend_to_what_the_question_names(recipe, small, tiny_model):
+    """In the last heads of the reading layer; what they name leads the layer behind to the next character, not this one."""
     model = tiny_model("qwen2", pyramid=None)
     for _ in range(2):
         insert_layer(model, 1)
-    line = Ingredient("line", max_tiles=6)
-    config = recipe(mixture=(line,), looking_weight=1.0, recall_weight=0.5, characters_weight=0.0)
+    line = Source("line", max_tiles=6)
+    config = recipe(mixture=(line,), attention_losses=AttentionLosses(next_char=1.0, query_word=0.5), characters_weight=0.0)
     losses = Losses(model, small, config)
-    assert [(lesson.name, lesson.layer) for lesson in losses.lessons.attention] == [("looking", 2), ("recall", 2), ("found", 3)]
+    assert [(target.name, target.layer) for target in losses.supervision.targets] == [
+        ("next_char", 2),
+        ("query_word", 2),
+        ("found_char", 3),
+    ]
     batch = Batches(config, small, 7)[0]
     first = (batch["labels"][0] != IGNORE).int().argmax() - 1
-    batch["recalls"][0, first], batch["recalls"][0, first + 1] = torch.tensor([1, 3, -1]), torch.tensor([3, 2, 1])
+    batch["query_word_pos"][0, first], batch["query_word_pos"][0, first + 1] = torch.tensor([1, 3, -1]), torch.tensor([3, 2, 1])
     loss, figures = losses(batch)
     torch.testing.assert_close(
-        loss, figures["text_loss"] + figures["looking_loss"] + 0.5 * (figures["recall_loss"] + figures["found_loss"])
+        loss, figures["text_loss"] + figures["next_char_loss"] + 0.5 * (figures["query_word_loss"] + figures["found_char_loss"])
     )
     model.set_attn_implementation("eager")
     pixel_values = normalise(batch["tiles"], small)
     maps = model(input_ids=batch["input_ids"], pixel_values=pixel_values, output_attentions=True).attentions
-    recalled = (batch["recalls"] >= 0).any(-1)
+    recalled = (batch["query_word_pos"] >= 0).any(-1)
     for name, layer, heads, places in (
-        ("recall", 2, [2, 3], batch["recalls"]),
-        ("looking", 2, [0, 1], batch["looks"].masked_fill(recalled[..., None], -1)),
-        ("found", 3, [2, 3], batch["looks"].masked_fill(~recalled[..., None], -1)),
+        ("query_word", 2, [2, 3], batch["query_word_pos"]),
+        ("next_char", 2, [0, 1], batch["next_char_pos"].masked_fill(recalled[..., None], -1)),
+        ("found_char", 3, [2, 3], batch["next_char_pos"].masked_fill(~recalled[..., None], -1)),
     ):
         shares = [
             torch.stack([maps[layer][row, head, place, [p for p in places[row, place].tolist() if p >= 0]].sum() for head in heads])
@@ -163,12 +179,14 @@ def test_first_characters_recall_what_the_question_names(recipe, small, tiny_mod
 
 
 @pytest.mark.parametrize(("layers", "fits"), [(2, False), (3, False), (4, True), (5, True)])
-def test_recalling_needs_a_layer_behind_the_one_that_looks(recipe, layers, fits):
+def test_query_words_need_a_layer_behind_the_one_that_reads(recipe, layers, fits):
     if fits:
-        assert attention_lessons(recipe(recall_weight=1.0), layers)[-1].layer < layers
+        assert attention_targets(recipe(attention_losses=AttentionLosses(query_word=1.0)), layers)[-1].layer < layers
     else:
-        with pytest.raises(UsageError, match=f"recall_weight needs a language model of more layers than the {layers} of this one"):
-            attention_lessons(recipe(recall_weight=1.0), layers)
+        with pytest.raises(
+            UsageError, match=f"attention_losses.query_word needs a language model of more layers than the {layers} of this one"
+        ):
+            attention_targets(recipe(attention_losses=AttentionLosses(query_word=1.0)), layers)
 
 
 def test_places_are_told_by_tile_row_and_column():
@@ -194,17 +212,19 @@ def test_whose_places_are_asked_for_where(recipe, monkeypatch):
         "forward",
         lambda self, hidden, places, tiles_too: asked.append((hidden[:, 0].tolist(), places.tolist(), tiles_too)) or hidden[:, 0],
     )
-    lessons = Lessons(recipe(place_weight=0.3), 4, width=8, side=2, image_token_id=5)
+    supervision = AttentionSupervision(recipe(attention_losses=AttentionLosses(place=0.3)), 4, width=8, side=2, image_token_id=5)
     ids = torch.tensor([[9, 9, *[5] * 8, 20, 21, 22, 23]])
-    batch = {"input_ids": ids} | {name: torch.full((1, 14, 3), -1) for name in ("looks", "stands", "recalls", "begins")}
-    batch["begins"][0, [4, 8], 0] = 4
-    batch["stands"][0, 10] = torch.tensor([-1, 7, -1])
-    batch["stands"][0, 12] = torch.tensor([8, 9, -1])
-    batch["recalls"][0, 11] = torch.tensor([10, -1, -1])
+    batch = {"input_ids": ids} | {
+        name: torch.full((1, 14, 3), -1) for name in ("next_char_pos", "this_char_pos", "query_word_pos", "line_start_pos")
+    }
+    batch["line_start_pos"][0, [4, 8], 0] = 4
+    batch["this_char_pos"][0, 10] = torch.tensor([-1, 7, -1])
+    batch["this_char_pos"][0, 12] = torch.tensor([8, 9, -1])
+    batch["query_word_pos"][0, 11] = torch.tensor([10, -1, -1])
     seen = {layer: (100.0 * layer + torch.arange(14.0)[None, :, None].expand(1, 14, 8), None) for layer in range(4)}
-    parts = lessons(None, seen, batch, torch.ones(1, 14))
+    parts = supervision(None, seen, batch, torch.ones(1, 14))
     assert [(part.name, part.weight) for part in parts] == [
-        (f"place_{name}", 0.3) for name in ("features", "own", "latest", "recalled")
+        (f"place_{name}", 0.3) for name in ("features", "image_token", "this_char", "query_word")
     ]
     assert asked == [
         ([4.0, 8.0], [2, 6], False),
@@ -214,30 +234,30 @@ def test_whose_places_are_asked_for_where(recipe, monkeypatch):
     ]
 
 
-def test_parts_of_a_lesson_are_one_mean():
+def test_parts_of_a_target_are_one_mean():
     parts = [
-        Part("a", 2.0, torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])),
-        Part("b", 1.0, torch.tensor([]), torch.tensor([])),
-        Part("a", 2.0, torch.tensor([6.0]), torch.tensor([3.0])),
+        TargetLoss("a", 2.0, torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])),
+        TargetLoss("b", 1.0, torch.tensor([]), torch.tensor([])),
+        TargetLoss("a", 2.0, torch.tensor([6.0]), torch.tensor([3.0])),
     ]
-    loss, figures = total(parts)
+    loss, figures = weighted_sum(parts)
     assert {name: float(figure) for name, figure in figures.items()} == {"a_loss": 4.5, "b_loss": 0.0}
     assert float(loss) == 9.0
-    assert total([]) == (0.0, {})
+    assert weighted_sum([]) == (0.0, {})
 
 
-def test_every_lesson_reaches_the_model(recipe, small, tiny_model):
+def test_every_target_reaches_the_model(recipe, small, tiny_model):
     """All at once, on rows as they come: a loss of each, and gradients from first to last layer and in the head of places."""
     model = tiny_model("qwen2", pyramid=None).train()
     for _ in range(2):
         insert_layer(model, 1)
-    names = ("looking", "anchor", "line", "recall", "place")
-    line = Ingredient("line", max_tiles=6)
-    config = recipe(mixture=(line,), characters_weight=0.0, **{f"{name}_weight": 0.5 for name in names})
+    names = ("next_char", "this_char", "line_start", "query_word", "place")
+    line = Source("line", max_tiles=6)
+    config = recipe(mixture=(line,), characters_weight=0.0, attention_losses=AttentionLosses(**dict.fromkeys(names, 0.5)))
     losses = Losses(model, small, config)
     batch = Batches(config, small, 7)[0]
     first = int((batch["labels"][0] != IGNORE).int().argmax()) - 1
-    batch["recalls"][0, first, 0] = int(batch["stands"][0].amax(-1).argmax())
+    batch["query_word_pos"][0, first, 0] = int(batch["this_char_pos"][0].amax(-1).argmax())
     loss, figures = losses(batch)
     loss.backward()
     parts = [name for name in figures if name.endswith("_loss") and name != "text_loss"]

@@ -13,7 +13,7 @@ from minimonkey.synthetic.material.choice import material
 from minimonkey.synthetic.questions import WEIGHTS
 from minimonkey.training.nano import batches
 from minimonkey.training.nano.batches import Batches, named
-from minimonkey.training.nano.config import Ingredient
+from minimonkey.training.nano.config import AttentionLosses, Source
 from minimonkey.training.nano.labels import IGNORE
 
 OURS = material("package", "train")._asdict()
@@ -34,8 +34,8 @@ def test_sizes_of_print_are_mixed_where_there_are_no_rows_to_pad(recipe, small, 
     monkeypatch.setattr(Batches, "_choose", lambda self, rng: chosen.append(choose(self, rng)) or chosen[-1])
     for stage in ("characters", "read"):
         chosen.clear()
-        Batches(recipe(stage=stage, mixture=(Ingredient("tile"),)), small, 7)[0]
-        assert len({ingredient.size_px for ingredient in chosen}) == (6 if stage == "characters" else 1)
+        Batches(recipe(stage=stage, mixture=(Source("tile"),)), small, 7)[0]
+        assert len({source.size_px for source in chosen}) == (6 if stage == "characters" else 1)
 
 
 def test_a_document_mixes_sizes_of_print(recipe, small, monkeypatch):
@@ -43,7 +43,7 @@ def test_a_document_mixes_sizes_of_print(recipe, small, monkeypatch):
     made = []
     make = batches.make_document
     monkeypatch.setattr(batches, "make_document", lambda *words, **settings: made.append(make(*words, **settings)) or made[-1])
-    mixture = (Ingredient("receipt", size_px=(9, 20), lines=(5, 8)),)
+    mixture = (Source("receipt", size_px=(9, 20), lines=(5, 8)),)
     for number in range(3):
         Batches(recipe(mixture=mixture, tiles_per_batch=1), small, 7)[number]
     sizes = [{line.em_px for line in document.lines} for document in made]
@@ -52,7 +52,7 @@ def test_a_document_mixes_sizes_of_print(recipe, small, monkeypatch):
 
 
 def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, small):
-    batch = Batches(recipe(mixture=(Ingredient("line", max_tiles=6),)), small, 7)[3]
+    batch = Batches(recipe(mixture=(Source("line", max_tiles=6),)), small, 7)[3]
     assert (batch["input_ids"] == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         asked = labels != IGNORE
@@ -62,51 +62,51 @@ def test_answers_are_labelled_and_image_tokens_match_the_tiles(recipe, small):
 
 
 def test_max_tiles_keeps_larger_samples_out(recipe, small):
-    batches = Batches(recipe(mixture=(Ingredient("line", max_tiles=5),), tiles_per_batch=10), small, 7)
+    batches = Batches(recipe(mixture=(Source("line", max_tiles=5),), tiles_per_batch=10), small, 7)
     assert all(10 <= len(batches[number]["tiles"]) < 10 + 5 for number in range(3))
 
 
 def test_a_mixture_that_max_tiles_empties_is_one_line(recipe, small):
-    config = recipe(mixture=(Ingredient("region", size_px=(40, 40), max_tiles=1),))
-    with pytest.raises(UsageError, match="max_tiles=1, leave_out=.*: no region in 100 is that small"):
+    config = recipe(mixture=(Source("region", size_px=(40, 40), max_tiles=1),))
+    with pytest.raises(UsageError, match="max_tiles=1, exclude=.*: no region in 100 is that small"):
         Batches(config, small, 7)[0]
 
 
 def test_a_batch_says_where_to_look(recipe, small):
-    batch = Batches(recipe(looking_weight=1.0, mixture=(Ingredient("line", max_tiles=6),)), small, 7)[1]
-    asked = (batch["looks"] >= 0).any(-1)
+    batch = Batches(recipe(attention_losses=AttentionLosses(next_char=1.0), mixture=(Source("line", max_tiles=6),)), small, 7)[1]
+    asked = (batch["next_char_pos"] >= 0).any(-1)
     for row in range(len(asked)):
         for position in asked[row].nonzero()[:, 0].tolist():
-            held = batch["looks"][row, position]
+            held = batch["next_char_pos"][row, position]
             assert (batch["input_ids"][row, held[held >= 0]] == small.image_token_id).all()
             assert batch["labels"][row, position + 1] != IGNORE, "the character that comes next is part of the answer"
     assert asked.sum() > 0.5 * (batch["labels"] != IGNORE).sum()
-    assert "looks" not in Batches(recipe(stage="characters"), small, 7)[1]
+    assert "next_char_pos" not in Batches(recipe(stage="characters"), small, 7)[1]
 
 
 def test_a_batch_says_where_lines_begin_at_some_of_the_tokens(recipe, small, monkeypatch):
     """At all of those with print, if none is forgotten; at an image token not behind, in the same row."""
-    config = recipe(mixture=(Ingredient("line", max_tiles=6),), tiles_per_batch=24)
+    config = recipe(mixture=(Source("line", max_tiles=6),), tiles_per_batch=24)
     some = Batches(config, small, 7)[0]
-    monkeypatch.setattr(batches, "FORGOTTEN", 0.0)
+    monkeypatch.setattr(batches, "UNSUPERVISED_SHARE", 0.0)
     every = Batches(config, small, 7)[0]
-    kept, all_of_them = (batch["begins"][..., 0] >= 0 for batch in (some, every))
+    kept, all_of_them = (batch["line_start_pos"][..., 0] >= 0 for batch in (some, every))
     assert 0 < kept.sum() < all_of_them.sum()
     rows, places = all_of_them.nonzero(as_tuple=True)
-    begins = every["begins"][rows, places, 0]
-    assert (every["input_ids"][rows, begins] == small.image_token_id).all() and (begins <= places).all()
+    starts = every["line_start_pos"][rows, places, 0]
+    assert (every["input_ids"][rows, starts] == small.image_token_id).all() and (starts <= places).all()
 
 
-def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, small):
-    mixture = (Ingredient("tile", size_px=(9, 10)),)
-    clean, wrong = (Batches(recipe(mixture=mixture, mistakes=share), small, 7)[3] for share in (0.0, 0.5))
+def test_prefix_noise_changes_what_was_written_and_not_what_is_asked(recipe, small):
+    mixture = (Source("tile", size_px=(9, 10)),)
+    clean, wrong = (Batches(recipe(mixture=mixture, prefix_noise=share), small, 7)[3] for share in (0.0, 0.5))
     texts, slips = [], 0
     for batch in (clean, wrong):
         rows = [labels[labels != IGNORE] for labels in batch["labels"]]
         texts.append([row.tolist() for row in rows])
         asked = batch["labels"] != IGNORE
         slips = int((batch["input_ids"] != batch["labels"])[asked].sum())
-        looked = (batch["looks"] >= 0).any(-1)
+        looked = (batch["next_char_pos"] >= 0).any(-1)
         assert not (looked[:, :-1] & ~asked[:, 1:]).any(), "only what is asked for is looked for"
     assert slips > 5
     assert all(any(set(asked) <= set(text) for text in texts[0]) for asked in texts[1]) and texts[0] != texts[1]
@@ -114,8 +114,8 @@ def test_mistakes_change_what_was_written_and_not_what_is_asked(recipe, small):
 
 def test_questions_about_a_document_share_its_picture(recipe, small):
     """What is asked for is printed where the row looks: the image tokens' own labels say so."""
-    receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=4),)
-    batch = Batches(recipe(mixture=receipts, tiles_per_batch=1, looking_weight=1.0), small, 7)[0]
+    receipts = (Source("receipt", lines=(5, 7), size_px=(16, 16), max_questions=4),)
+    batch = Batches(recipe(mixture=receipts, tiles_per_batch=1, attention_losses=AttentionLosses(next_char=1.0)), small, 7)[0]
     assert len(batch["input_ids"]) == 1 and batch["tile_counts"].tolist() == [len(batch["tiles"])]
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     assert (ids == small.image_token_id).sum() == len(batch["tiles"]) * small.image_seq_length
@@ -125,9 +125,9 @@ def test_questions_about_a_document_share_its_picture(recipe, small):
     assert len(answers) == 5 and all(answers[:4]) and answers[4].strip() == ""
 
 
-def test_a_recipe_may_leave_out_kinds_of_questions(recipe, small):
-    def asked(*leave_out: str) -> str:
-        receipts = (Ingredient("receipt", lines=(5, 7), size_px=(16, 16), max_questions=20, leave_out=leave_out),)
+def test_a_recipe_may_exclude_kinds_of_questions(recipe, small):
+    def asked(*exclude: str) -> str:
+        receipts = (Source("receipt", lines=(5, 7), size_px=(16, 16), max_questions=20, exclude=exclude),)
         return "".join(
             small.tokenizer.decode(ids)
             for number in range(4)
@@ -137,9 +137,9 @@ def test_a_recipe_may_leave_out_kinds_of_questions(recipe, small):
     assert "<box>" in asked() and "unanswerable" in asked()
     assert "<box>" not in asked("where") and "unanswerable" in asked("where")
     assert "unanswerable" not in asked("unanswerable", "line") and "<box>" in asked("unanswerable", "line")
-    with pytest.raises(UsageError, match="leave_out: unknown kind of question 'were'; the nearest is 'where'"):
+    with pytest.raises(UsageError, match="exclude: unknown kind of question 'were'; the nearest is 'where'"):
         asked("were")
-    with pytest.raises(UsageError, match=r"leave_out=.*: no receipt in 100 is that small and has questions; raise max_tiles"):
+    with pytest.raises(UsageError, match=r"exclude=.*: no receipt in 100 is that small and has questions; raise max_tiles"):
         asked(*WEIGHTS)
 
 
@@ -174,8 +174,8 @@ def test_questions_find_what_they_quote_or_else_the_line_of_the_answer():
             kinds.add("read nowhere")
         else:
             line, _ = next(source for source in question.sources if source is not None)
-            begins = sum(len(each.text) + 1 for each in document.lines[:line])
-            assert found.tolist() == [-1] * (len(found) - 3) + [begins] * 3
+            line_start = sum(len(each.text) + 1 for each in document.lines[:line])
+            assert found.tolist() == [-1] * (len(found) - 3) + [line_start] * 3
             kinds.add("finds a line")
     assert kinds == {"quotes", "read nowhere", "finds a line"}
 
@@ -202,10 +202,10 @@ def test_more_is_asked_and_long_answers_are_cut(recipe, small):
     there would be nothing but ends. A refusal is learnt whole."""
 
     def answers(**settings: object) -> list[str]:
-        receipts = (Ingredient("receipt", lines=(12, 14), size_px=(9, 9), leave_out=("where", "count", "yes_no"), **settings),)
+        receipts = (Source("receipt", lines=(12, 14), size_px=(9, 9), exclude=("where", "count", "yes_no"), **settings),)
         batch = Batches(recipe(mixture=receipts, tiles_per_batch=1), small, 7)[3]
-        assert len(batch["firsts"]) == 1
-        starts = [*batch["firsts"][0].nonzero()[:, 0].tolist(), len(batch["labels"][0])]
+        assert len(batch["is_first"]) == 1
+        starts = [*batch["is_first"][0].nonzero()[:, 0].tolist(), len(batch["labels"][0])]
         labels = [batch["labels"][0][start:stop] for start, stop in pairwise(starts)]
         return [small.tokenizer.decode(each[each != IGNORE]).replace("<|im_end|>", "|").rstrip("\n") for each in labels]
 
@@ -220,8 +220,8 @@ def test_more_is_asked_and_long_answers_are_cut(recipe, small):
 def test_budgets_are_drawn_for_each_picture_and_nothing_too_small_is_asked(recipe, small, monkeypatch):
     seen, chosen = [], batches._asked
     monkeypatch.setattr(batches, "_asked", lambda *given: seen.append((given, chosen(*given))) or seen[-1][1])
-    monkeypatch.setattr(batches, "LEGIBLE_PX", 1.0)  # tiles are 28 px here
-    pages = (Ingredient("page", lines=(12, 20), size_px=(9, 12), budgets=(1, 12)),)
+    monkeypatch.setattr(batches, "MIN_X_HEIGHT_PX", 1.0)  # tiles are 28 px here
+    pages = (Source("page", lines=(12, 20), size_px=(9, 12), budgets=(1, 12)),)
     training = Batches(recipe(mixture=pages, tiles_per_batch=1), small, 7)
     for number in range(6):
         training[number]
@@ -233,6 +233,6 @@ def test_budgets_are_drawn_for_each_picture_and_nothing_too_small_is_asked(recip
         content = next(detail).content
         for question in document.questions:
             x_height_px = document.smallest_print(question) * (content.bottom - content.top) / document.picture.height
-            assert (question in asked) == (x_height_px >= batches.LEGIBLE_PX)
+            assert (question in asked) == (x_height_px >= batches.MIN_X_HEIGHT_PX)
             dropped += question not in asked
     assert 0 < dropped < sum(len(document.questions) for (document, _, _), _ in seen)

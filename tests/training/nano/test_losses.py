@@ -7,10 +7,10 @@ import torch
 
 from minimonkey.errors import UsageError
 from minimonkey.synthetic.material import words
-from minimonkey.training.nano import attention_supervision as lessons
+from minimonkey.training.nano import attention_supervision as supervision
 from minimonkey.training.nano import losses as module
 from minimonkey.training.nano.batches import Batches
-from minimonkey.training.nano.config import Ingredient
+from minimonkey.training.nano.config import AttentionLosses, Source
 from minimonkey.training.nano.labels import CLASS_OF, IGNORE, POINTS, SLOTS
 from minimonkey.training.nano.losses import Losses, groups
 from minimonkey.training.nano.model_edits import insert_layer
@@ -72,12 +72,16 @@ def test_a_batch_whose_answers_stand_nowhere_teaches_all_the_same(recipe, small,
     """ "unanswerable", "yes": nothing to look at. A mean of nothing would make every weight NaN."""
     model = tiny_model("qwen2", pyramid=None).train()
     insert_layer(model, 1)
-    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, anchor_weight=0.5, characters_weight=0.0)
+    config = recipe(
+        mixture=(Source("line", max_tiles=6),),
+        attention_losses=AttentionLosses(next_char=1.0, this_char=0.5),
+        characters_weight=0.0,
+    )
     batch = Batches(config, small, 7)[0]
-    batch["looks"][:] = batch["stands"][:] = batch["recalls"][:] = -1
+    batch["next_char_pos"][:] = batch["this_char_pos"][:] = batch["query_word_pos"][:] = -1
     loss, figures = Losses(model, small, config)(batch)
     loss.backward()
-    assert figures["looking_loss"] == figures["anchor_loss"] == 0
+    assert figures["next_char_loss"] == figures["this_char_loss"] == 0
     torch.testing.assert_close(loss.detach(), figures["text_loss"])
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
@@ -95,7 +99,7 @@ def test_rows_are_grouped_where_least_is_padded():
 
 def test_groups_change_no_loss(recipe, small, tiny_model, monkeypatch):
     """The model sees each row as it does among all others, padded: with the mask that the groups do without."""
-    config = recipe(mixture=(Ingredient("line", max_tiles=6),), looking_weight=1.0, tiles_per_batch=12)
+    config = recipe(mixture=(Source("line", max_tiles=6),), attention_losses=AttentionLosses(next_char=1.0), tiles_per_batch=12)
     model, batch = tiny_model("qwen2").eval(), Batches(config, small, 7)[3]
     losses = Losses(model, small, config)
     with torch.no_grad():
@@ -106,15 +110,15 @@ def test_groups_change_no_loss(recipe, small, tiny_model, monkeypatch):
         monkeypatch.setattr(module, "groups", lambda *_: whole)
         one_loss, one_figures = losses(batch)
     torch.testing.assert_close(loss, one_loss)
-    assert figures.keys() == one_figures.keys() and "looking_loss" in figures
+    assert figures.keys() == one_figures.keys() and "next_char_loss" in figures
     for name, figure in figures.items():
         torch.testing.assert_close(figure, one_figures[name], msg=name)
 
 
 def test_an_encoder_that_rests_learns_nothing(recipe, small, tiny_model):
-    config = recipe(mixture=(Ingredient("line", max_tiles=6, encoder_rests=True),), alignment_weight=0.0)
+    config = recipe(mixture=(Source("line", max_tiles=6, freeze_vision=True),), alignment_weight=0.0)
     batch = Batches(config, small, 7)[0]
-    assert bool(batch["encoder_rests"])
+    assert bool(batch["freeze_vision"])
     losses = Losses(tiny_model("qwen2", pyramid=None).train(), small, config)
     loss, figures = losses(batch)
     loss.backward()
@@ -126,7 +130,7 @@ def test_an_encoder_that_rests_learns_nothing(recipe, small, tiny_model):
         "lm_head.weight",
     }
     assert losses.characters_head.linear.weight.grad is None and "characters_right" not in figures
-    awake, _ = losses(batch | {"encoder_rests": torch.tensor(False)})
+    awake, _ = losses(batch | {"freeze_vision": torch.tensor(False)})
     assert awake > loss, "the character loss comes on top"
 
 
@@ -153,24 +157,24 @@ def test_what_ends_an_answer_may_count_more(recipe, small, tiny_model):
 
 def test_where_to_look_first_counts_more_too(recipe, small, tiny_model, monkeypatch):
     """Of two characters of an answer, the first is looked for with a loss of 1, the second with 3."""
-    config = recipe(first_weight=8.0, looking_weight=1.0, characters_weight=0.0)
+    config = recipe(first_weight=8.0, attention_losses=AttentionLosses(next_char=1.0), characters_weight=0.0)
     losses = Losses(tiny_model("qwen2"), small, config)
-    monkeypatch.setattr(lessons, "unattended", lambda *_: torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
-    looks = torch.full((1, 4, 3), -1)
-    looks[0, 1:3, 0] = 0
+    monkeypatch.setattr(supervision, "attention_loss", lambda *_: torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+    next_char_pos = torch.full((1, 4, 3), -1)
+    next_char_pos[0, 1:3, 0] = 0
     batch = {
         "tiles": torch.zeros(0, 3, 28, 28, dtype=torch.uint8),
         "input_ids": torch.tensor([[20, 21, 22, 23]]),
         "labels": torch.tensor([[IGNORE, IGNORE, 22, 23]]),
-        "looks": looks,
-        "stands": looks,
-        "recalls": torch.full((1, 4, 3), -1),
-        "begins": torch.full((1, 4, 3), -1),
-        "firsts": torch.tensor([[False, False, True, False]]),
+        "next_char_pos": next_char_pos,
+        "this_char_pos": next_char_pos,
+        "query_word_pos": torch.full((1, 4, 3), -1),
+        "line_start_pos": torch.full((1, 4, 3), -1),
+        "is_first": torch.tensor([[False, False, True, False]]),
         "lengths": torch.tensor([4]),
         "tile_counts": torch.tensor([0]),
     }
     encoded = losses.model.model.get_image_features(pixel_values=torch.zeros(1, 3, 28, 28))
     monkeypatch.setattr(losses.model, "forward", lambda **_: type("Outputs", (), {"logits": torch.zeros(1, 4, 30)}))
     _, figures = losses._read(batch, encoded)
-    torch.testing.assert_close(figures["looking_loss"], torch.tensor((8 * 1 + 3) / 9))
+    torch.testing.assert_close(figures["next_char_loss"], torch.tensor((8 * 1 + 3) / 9))

@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     network = Network()
-    optimizer = MuonWithAdamW(network.named_parameters(), OptimizerConfig(scales={"tower": 0.5}), steps=10)
+    optimizer = MuonWithAdamW(network.named_parameters(), OptimizerConfig(lr_multipliers={"tower": 0.5}), steps=10)
     muon, adamw = optimizer.optimizers
     assert [group["params"] for group in muon.param_groups] == [[network.tower.weight]]
     assert muon.param_groups[0]["base_lr"] == pytest.approx(0.01)
@@ -56,13 +56,13 @@ def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
 
 def test_a_scale_of_zero_freezes():
     network = Network()
-    MuonWithAdamW(network.named_parameters(), OptimizerConfig(scales={"tower": 0}), steps=10)
+    MuonWithAdamW(network.named_parameters(), OptimizerConfig(lr_multipliers={"tower": 0}), steps=10)
     assert not network.tower.weight.requires_grad and network.lm_head.weight.requires_grad
 
 
 def test_a_scale_that_matches_nothing_is_one_line():
     with pytest.raises(UsageError, match="no parameter's name begins with 'towr'; e.g. 'embed_tokens.weight' is one"):
-        MuonWithAdamW(Network().named_parameters(), OptimizerConfig(scales={"towr": 0}), steps=10)
+        MuonWithAdamW(Network().named_parameters(), OptimizerConfig(lr_multipliers={"towr": 0}), steps=10)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

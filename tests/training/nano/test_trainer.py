@@ -412,10 +412,10 @@ def test_a_run_that_inserts_a_layer_goes_on_with_it(tmp_path):
 def test_surgery_is_done_once_and_a_resume_goes_on_from_it(tmp_path):
     path = recipe(tmp_path, steps=2)
     few, more = (f"hidden_size: 16, num_hidden_layers: {layers}, num_attention_heads: 2, num_key" for layers in (1, 4))
-    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "place_weight: 0.3"))
+    path.write_text(path.read_text().replace(few, more).replace("characters_weight: 0.5", "attention_losses: {place: 0.3}"))
     first = train(path)
     rope = "{rope_type: llama3, factor: 1e6, low_freq_factor: 1.0, high_freq_factor: 2.0, original_max_position_embeddings: 200}"
-    changed = ["name=changed", f"start={first.parent}", "place_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
+    changed = ["name=changed", f"start={first.parent}", "position_codes=1", "match_tile_rows=0.6", f"rope={rope}"]
     train(path, [*changed, "steps=1"])
     cut = train(path, [*changed, "steps=2"])
     whole = train(path, [*changed, "name=whole", "steps=2"])
@@ -428,3 +428,34 @@ def test_surgery_is_done_once_and_a_resume_goes_on_from_it(tmp_path):
     (first / "places_head.st").unlink()
     with pytest.raises(UsageError, match="match_tile_rows needs a run with a places head to start from; .* has no places_head.st"):
         train(path, [*changed, "name=headless"])
+
+
+@pytest.mark.parametrize(("before", "now", "name"), [("0.02", "0", "Muon"), ("0", "0.02", "AdamW")])
+def test_a_run_keeps_the_optimizer_that_it_began_with(tmp_path, before, now, name):
+    train(recipe(tmp_path, steps=2), [f"optimizer.muon_lr={before}"])
+    words = rf"^optimizer.muon_lr={float(now)}: the run began with {name} for \S+; resume with the former muon_lr, or give this run"
+    with pytest.raises(UsageError, match=words):
+        train(recipe(tmp_path), [f"optimizer.muon_lr={now}"])
+    assert train(recipe(tmp_path), [f"optimizer.muon_lr={before}"]).name == "checkpoint-00000006"
+
+
+def test_what_is_learnt_only_now_has_no_memory_yet(tmp_path):
+    train(recipe(tmp_path, steps=2), ["optimizer.lr_multipliers={model.model.language_model: 0}"])
+    assert train(recipe(tmp_path)).name == "checkpoint-00000006"
+
+
+def test_a_run_keeps_the_material_that_it_began_with(tmp_path):
+    """A seed draws other samples with other material. A run without a checkpoint may begin with any."""
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text('{"material": "all"}')
+    train(recipe(tmp_path, steps=2))
+    assert json.loads((folder / "recipe.json").read_text())["material"] == "package"
+    with pytest.raises(UsageError, match=r"^material='available': .*runs/small began with 'package', .*; resume with material="):
+        train(recipe(tmp_path), ["material=available"])
+    assert json.loads((folder / "recipe.json").read_text())["material"] == "package", "as the run has it"
+    (folder / "recipe.json").write_text("[]")
+    with pytest.raises(UsageError, match="recipe.json is no recipe as runs write it"):
+        train(recipe(tmp_path))
+    (folder / "recipe.json").unlink()
+    assert train(recipe(tmp_path)).name == "checkpoint-00000006"

@@ -1,5 +1,5 @@
-"""The network without a head: InternVL of transformers, told apart only where Mini-Monkey differs. Which tiles does the vision
-encoder see, and which tokens the language model?
+"""The network without a head: InternVL of transformers, and here only what differs from it. Which tiles does the vision encoder
+see, and which tokens the language model?
 
 At inference no tile is encoded twice, and tiles go through the encoder a bounded number at a time. Knows nothing of pictures,
 text or devices: tensors stay where the caller put them.
@@ -30,16 +30,22 @@ from minimonkey.language_model.attention import pack_heads
 from minimonkey.language_model.layers import CACHE, cache_argument, under_either_name
 from minimonkey.language_model.rotary import make_stateless
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
-from minimonkey.models.minimonkey.vision_features import distinct_tiles, gathered, has_values, trimmed, with_class_attention
+from minimonkey.models.minimonkey.vision_features import (
+    distinct_tiles,
+    drop_fields,
+    encode_with_cls_attention,
+    expand_outputs,
+    has_values,
+)
 from minimonkey.models.strict_loading import register_key_names
 from minimonkey.pyramid import LevelName
 
 PIXEL_INPUTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
 """What the vision encoder gets, and how its features are chosen."""
 PICTURE_INPUTS = (*PIXEL_INPUTS, "attention_mask", "level_tiles", "level_order", "mm_encoder_outputs")
-"""What else belongs to a prompt than its ids; compression turns all of it into embeddings."""
+"""What belongs to a prompt besides its ids; compression turns all of it into embeddings."""
 OF_THE_WHOLE_PROMPT = (CACHE, "output_hidden_states", "output_attentions")
-"""What there can't be if fewer tokens are read from one layer to the next, into a cache of their own."""
+"""Arguments that need all layers to read the same tokens; a prompt that is compressed between two layers can't have them."""
 
 
 class MiniMonkeyModel(InternVLModel):
@@ -65,7 +71,7 @@ class MiniMonkeyModel(InternVLModel):
         pixel_values: torch.Tensor,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
-        class_attention: bool = False,
+        cls_attention: bool = False,
         keep_last_hidden_state: bool = True,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
@@ -80,35 +86,42 @@ class MiniMonkeyModel(InternVLModel):
             pixel_values: float [T, 3, S, S].
             vision_feature_layer: which hidden state becomes features, if not the one of the configuration.
             vision_feature_select_strategy: likewise, with ("full") or without ("default") the class token.
-            class_attention: find out where the class token looks in the encoder's last layer.
+            cls_attention: compute the class token's attention in the encoder's last layer.
             keep_last_hidden_state: give the encoder's output too, four times as large as the features or more.
             kwargs: as in transformers; what `output_hidden_states` or `output_attentions`, here or in the encoder's configuration,
                 ask for is kept.
 
         Returns:
             An output with `pooler_output` [T, N, D]; `last_hidden_state` [T, 1 + patches, W]; hidden states and attentions if asked
-            for. With `class_attention` the `attentions` are a tuple of one, float32 [T, patches].
+            for. With `cls_attention` the `attentions` are a tuple of one, float32 [T, patches].
         """
         kwargs |= {"vision_feature_layer": vision_feature_layer, "vision_feature_select_strategy": vision_feature_select_strategy}
         if (asked := kwargs.get("output_hidden_states")) is None:
             asked = kwargs["output_hidden_states"] = self.config.vision_config.output_hidden_states
         encode = partial(super().get_image_features, return_dict=True, **kwargs)
-        if class_attention:
+        if cls_attention:
             used = vision_feature_layer or self.config.vision_feature_layer
-            encode = partial(with_class_attention, self.vision_tower.encoder.layer, encode, used, asked)
+            encode = partial(encode_with_cls_attention, self.vision_tower.encoder.layer, encode, used, asked)
         wanted = {"last_hidden_state": keep_last_hidden_state, "hidden_states": asked}
         unwanted = [name for name in wanted if not wanted[name]]
 
         if self.training or torch.is_grad_enabled() or not has_values(pixel_values):
-            return trimmed(encode(pixel_values=pixel_values), unwanted)
+            return drop_fields(encode(pixel_values=pixel_values), unwanted)
         every = torch.arange(len(pixel_values), device=pixel_values.device)
         first, index = (every, every) if self.encode_duplicates else distinct_tiles(pixel_values)
         batches = (pixel_values[batch] for batch in first.split(self.tile_batch))
-        return gathered((trimmed(encode(pixel_values=tiles), unwanted) for tiles in batches), index)
+        return expand_outputs((drop_fields(encode(pixel_values=tiles), unwanted) for tiles in batches), index)
 
     def with_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs of `forward` or `generate` with features in place of pixels, as `mm_encoder_outputs`; nothing else of the
-        encoder's is kept. As they are where there are no pixels, or where both are given, which transformers refuses."""
+        """Encode the pixels of inputs; of the encoder's output the features alone are kept.
+
+        Args:
+            inputs: arguments of `forward` or `generate`.
+
+        Returns:
+            The inputs with `mm_encoder_outputs` in place of pixels. As they are where there are no pixels, or where both are given,
+            which transformers refuses.
+        """
         if inputs.get("pixel_values") is None or inputs.get("mm_encoder_outputs") is not None:
             return inputs
         how = {name: inputs[name] for name in PIXEL_INPUTS if name in inputs}
@@ -129,14 +142,18 @@ class MiniMonkeyModel(InternVLModel):
         cache: Any = None,
         **inputs: Any,
     ) -> InternVLModelOutputWithPast:
-        """As in the stock class, but for the four arguments that `MiniMonkeyForConditionalGeneration.forward` explains."""
+        """As in the stock class, but for the four arguments that `MiniMonkeyForConditionalGeneration.forward` explains.
+
+        Returns:
+            The output of the stock class: hidden states [B, L, D], or [B, K, D] of the kept tokens.
+        """
         inputs |= cache_argument(cache)
         inputs["inputs_embeds"] = inputs_embeds  # by name above, as transformers asks the signature for it
-        if (compression is not None or compressed_prompt is not None) and is_filled(cache):
+        if (compression is not None or compressed_prompt is not None) and has_tokens(cache):
             compression = compressed_prompt = None  # they belong to the prompt
         if compressed_prompt is not None:
             rows, kept = compressed_prompt.index.shape
-            compressed_prompt = compressed_prompt.repeated(1 if input_ids is None else len(input_ids) // rows)
+            compressed_prompt = compressed_prompt.repeat_rows(1 if input_ids is None else len(input_ids) // rows)
             if input_ids is not None and input_ids.shape[1] > kept:
                 compressed_prompt = self._followed(compressed_prompt, input_ids, inputs.get("attention_mask"))
         elif compression is not None:
@@ -166,11 +183,24 @@ class MiniMonkeyModel(InternVLModel):
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **how: Any,
     ) -> CompressedPrompt | None:
-        """What the language model gets instead of prompts [B, L]; with some selectors it has read it already.
+        """Drop detail tokens of prompts; with some selectors the language model reads the prompts on the way.
 
-        `level_order`: the order of a picture's levels, detail first if not given; `how` its tiles are encoded, as in
-        `get_image_features`. None if there is nothing to compress: no picture, or none with a detail level. Raises UsageError for
-        what the selector can't do.
+        Args:
+            spec: which detail tokens stay.
+            input_ids: the prompts, int64 [B, L].
+            pixel_values: tiles of all pictures, float [T, 3, S, S].
+            attention_mask: 0 for padding, int [B, L]; None if there is none.
+            level_tiles: tiles of the detail, adaptive and thumbnail level of each picture, int64 [P, 3].
+            level_order: the order of a picture's levels; detail, adaptive, thumbnail if not given.
+            mm_encoder_outputs: encoded tiles in place of `pixel_values`, as `{"image": output of get_image_features}`.
+            how: how tiles are encoded: other arguments of `get_image_features`.
+
+        Returns:
+            What the language model gets instead of the prompts. None if there is nothing to compress: no picture, or none with a
+            detail level.
+
+        Raises:
+            UsageError: the selector can't work with this model or these inputs.
         """
         if not isinstance(spec, CompressionSpec):
             raise UsageError(f"compression={spec!r}: expected a CompressionSpec")
@@ -183,19 +213,26 @@ class MiniMonkeyModel(InternVLModel):
         levels = detail_levels(input_ids, mask, level_tiles, self.config.image_token_id, spec, level_order)
         if not levels:
             return None
-        by_class = spec.selector == "visionzip"
         if ready is None:
-            how |= {"class_attention": by_class, "keep_last_hidden_state": False}
+            how |= {"cls_attention": spec.needs_cls_attention, "keep_last_hidden_state": False}
             ready = self.get_image_features(pixel_values, return_dict=True, **how)
-        elif by_class and not ready.attentions:
+        elif spec.needs_cls_attention and not ready.attentions:
             raise UsageError(
-                "visionzip watches the encoder: give pixel_values, or outputs of get_image_features(class_attention=True)"
+                "visionzip watches the encoder: give pixel_values, or outputs of get_image_features(cls_attention=True)"
             )
-        looks = self._by_token(ready.attentions[0]) if by_class else None
-        return compress(self.language_model, self.embed(input_ids, ready), mask, levels, spec, looks)
+        cls_attention = self._by_token(ready.attentions[0]) if spec.needs_cls_attention else None
+        return compress(self.language_model, self.embed(input_ids, ready), mask, levels, spec, cls_attention)
 
     def embed(self, input_ids: torch.LongTensor, encoded: BaseModelOutputWithPooling | None = None) -> torch.Tensor:
-        """Embeddings of prompts [B, L], with `pooler_output` of their encoded tiles where image tokens stand: [B, L, D]."""
+        """Embeddings of prompts, with the features of their tiles where image tokens stand.
+
+        Args:
+            input_ids: int64 [B, L].
+            encoded: output of `get_image_features`; None if the prompts have no pictures.
+
+        Returns:
+            [B, L, D].
+        """
         embeddings = self.get_input_embeddings()(input_ids)
         if encoded is None:
             return embeddings
@@ -209,7 +246,7 @@ class MiniMonkeyModel(InternVLModel):
         kept = prompt.index.shape[1]
         new = input_ids[:, kept:]
         mask = torch.ones_like(new) if mask is None else mask[:, kept:]
-        return prompt.followed_by(self.language_model, self.get_input_embeddings()(new), mask)
+        return prompt.extended(self.language_model, self.get_input_embeddings()(new), mask)
 
     def _by_token(self, attention: torch.Tensor) -> torch.Tensor:
         """What patches [T, patches] get, as what image tokens get, each of which is made of several: [T * N]."""
@@ -219,12 +256,12 @@ class MiniMonkeyModel(InternVLModel):
 
 
 def refuse(selector: str, names: Iterable[str], inputs: Mapping[str, Any]) -> None:
-    """Raises UsageError if one of these inputs, of the whole prompt each, is given or asked for."""
+    """Raises UsageError if one of these inputs, each of them about the whole prompt, is given and not False."""
     for name in names:
         if inputs.get(name) is not None and inputs[name] is not False:
             raise UsageError(f"{selector} changes which tokens there are: leave out {name}")
 
 
-def is_filled(cache: Any) -> bool:
-    """Whether a cache, or None, holds tokens."""
+def has_tokens(cache: Any) -> bool:
+    """Whether a cache holds tokens; None holds none."""
     return cache is not None and cache.get_seq_length() > 0

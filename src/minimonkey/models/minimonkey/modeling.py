@@ -8,7 +8,7 @@ Knows nothing of pictures, text or devices: tensors stay where the caller put th
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -22,13 +22,15 @@ from minimonkey.compression.spans import Selection
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
 from minimonkey.language_model.layers import CACHE, cache_argument, under_either_name
-from minimonkey.models.minimonkey.backbone import OF_THE_WHOLE_PROMPT, PICTURE_INPUTS, MiniMonkeyModel, is_filled, refuse
+from minimonkey.models.minimonkey.backbone import OF_THE_WHOLE_PROMPT, PICTURE_INPUTS, MiniMonkeyModel, has_tokens, refuse
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.strict_loading import load_strictly
 from minimonkey.pyramid import LevelName
 
 SAME_CACHE = ("dynamic", "dynamic_full")
 """transformers' names for the kind of cache that a prompt is read into while it is compressed."""
+NOT_WITH_COMPRESSION = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
+"""Settings of `generate` that a compressed prompt may not go with."""
 
 
 class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
@@ -83,18 +85,30 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         compressed_prompt: CompressedPrompt | None = None,
         **kwargs: Any,
     ):
-        """Logits [B, L, V], and the loss if there are `labels`; arguments as in the stock class, and four more. `cache` may
-        be called `past_key_values`, whichever of the two the installed transformers says.
+        """As in the stock class, with four arguments more: the last of those below, `level_tiles` and the three behind it.
 
-        `level_tiles` int64 [P, 3]: detail, adaptive and thumbnail tiles of each picture. With `level_order`, detail first if not
-        given, it says where the levels lie among the image tokens; only `compression` needs them.
-        `compression`: logits are [B, K, V] then, those of the kept tokens, padded on the left where rows keep different numbers of
-        them. With a cache that holds tokens it does nothing: it belongs to the prompt. Whoever goes on from there by hand gives
-        `position_ids` that go on from the prompt's, unless `compression.positions` is "compact".
-        `compressed_prompt`: what `model.compress` made of the prompt before, in place of `compression`; ids behind those that it
-        kept are read then, and logits are theirs alone.
+        Args:
+            input_ids: int64 [B, L].
+            pixel_values: tiles of all pictures, float [T, 3, S, S].
+            cache: keys and values of earlier tokens; `past_key_values` is another name of it, in every release of transformers.
+            mm_encoder_outputs: encoded tiles in place of `pixel_values`, as `{"image": output of get_image_features}`.
+            labels: int64 [B, L], -100 where nothing is learnt; not with compression.
+            level_tiles: tiles of the detail, adaptive and thumbnail level of each picture, int64 [P, 3]; for `compression`.
+            level_order: the order of a picture's levels; detail, adaptive, thumbnail if not given.
+            compression: which detail tokens the language model reads. It belongs to the prompt: with a cache that has tokens it
+                does nothing. For further tokens give `position_ids` that continue those of the prompt, unless
+                `compression.positions` is "compact".
+            compressed_prompt: the result of `model.compress`, in place of `compression`. Ids behind the kept ones are read too, and
+                the logits are those of the new ids then.
+
+        Returns:
+            An output with `logits` [B, L, V], and `loss` if there are labels. With `compression` logits are those of the kept
+            tokens, [B, K, V], padded on the left where rows keep different numbers of them.
+
+        Raises:
+            UsageError: arguments that don't go with compression, or both names of the cache.
         """
-        if (compression is not None or compressed_prompt is not None) and not is_filled(cache):
+        if (compression is not None or compressed_prompt is not None) and not has_tokens(cache):
             if labels is not None:
                 raise UsageError("compression changes which tokens there are: leave out labels")
             kwargs |= {"level_tiles": level_tiles, "level_order": level_order}
@@ -117,7 +131,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
 
     @wraps(InternVLForConditionalGeneration.prepare_inputs_for_generation)  # whose signature says what `generate` takes
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """As in transformers; compression belongs to the first reading. Later ones, which may be compiled, never see it."""
+        """As in transformers; compression belongs to the prefill. Later steps, which may be compiled, never see it."""
         if not is_first_iteration:
             kwargs = {name: value for name, value in kwargs.items() if name not in ("compression", "compressed_prompt")}
         return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
@@ -135,7 +149,7 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         selections: list[Selection] | None = None,
         **settings: Any,
     ):
-        """As in transformers, and two more: with `compression` the language model gets prompts with fewer detail tokens.
+        """As in transformers, with three arguments more. With `compression` the language model reads fewer detail tokens.
 
         Streamers and criteria see the kept ids; `max_length` and `min_length` count the whole prompts and the new tokens.
 
@@ -143,32 +157,33 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
             inputs: ids of the prompts, int64 [B, L]; also by the name of `input_ids`.
             generation_config: as in transformers.
             compression: which image tokens stay.
-            compressed_prompt: what `model.compress` made of the prompts before, in place of `compression`. `inputs` are the kept
-                ids then, and stand before the new ones. More ids may follow them, with an `attention_mask` for all, once the
-                language model has read the prompts.
-            selections: a list that gets what was chosen of each picture.
+            cache: as in `forward`.
+            compressed_prompt: the result of `model.compress`, in place of `compression`. `inputs` are the kept ids then, and stand
+                before the new ones. More ids may follow them, with an `attention_mask` for all, once the language model has read
+                the prompts.
+            selections: a list that gets the selection of each picture.
             settings: as in transformers, pixel values and `level_tiles` of the pictures among them.
 
         Returns:
             As without compression: the whole prompts' ids, then the new ones; or an output that has them as `sequences`.
 
         Raises:
-            UsageError: for what a selector can't do, and for settings that can't go with a compressed prompt: no cache, reading in
-                chunks, an assistant; and where it is read while it is compressed (scm and fastv) a cache of the caller's, hidden
-                states and attentions.
+            UsageError: the selector can't work with this model or these inputs. Or settings that can't go with a compressed
+                prompt: no cache, prefill in chunks, an assistant; and, where the language model reads it while it is compressed
+                (scm and fastv), a cache of the caller's, hidden states and attentions.
         """
         if cache is not None:
             settings[CACHE] = cache
         if compressed_prompt is not None:
             self._check_settings("compression", compressed_prompt, settings, generation_config)
             kept, mask = compressed_prompt.mask.shape[1], settings.get("attention_mask", compressed_prompt.mask)
-            places = torch.cat((compressed_prompt.positions, compressed_prompt.behind(mask[:, kept:])), dim=1)
+            places = torch.cat((compressed_prompt.positions, compressed_prompt.next_positions(mask[:, kept:])), dim=1)
             settings |= {"attention_mask": mask, "position_ids": places, "compressed_prompt": compressed_prompt}
-            generation_config = self._take_off(compressed_prompt.dropped, settings, generation_config)
+            generation_config = self._shorten_lengths(compressed_prompt.dropped, settings, generation_config)
             return super().generate(inputs, generation_config, *args, **settings)
         if compression is None:  # encoded here, as transformers would keep the encoder's output until the answer is there
             return super().generate(inputs, generation_config, *args, **self.model.with_features(settings))
-        if is_filled(cache) or settings.keys() & {"inputs_embeds", "position_ids"}:
+        if has_tokens(cache) or settings.keys() & {"inputs_embeds", "position_ids"}:
             raise UsageError(f"compression begins with ids: leave out {CACHE}, inputs_embeds and position_ids")
         prompt = settings.pop("input_ids", inputs)
         compressed = self.model.compress(compression, prompt, **{name: settings.get(name) for name in PICTURE_INPUTS})
@@ -192,20 +207,10 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         self, selector: str, compressed: CompressedPrompt, settings: dict[str, Any], config: GenerationConfig | None
     ) -> None:
         """Raises UsageError for what can't go with a compressed prompt, wherever it is set: in the call or in a configuration."""
-        names = ("use_cache", "prefill_chunk_size", "assistant_model", "cache_implementation", *OF_THE_WHOLE_PROMPT)
-        asked = {name: _asked(name, settings, config, self.generation_config) for name in names}
-        if asked["use_cache"] is False:
-            raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
-        if asked["prefill_chunk_size"] is not None:
-            value = asked["prefill_chunk_size"]
-            raise UsageError(f"prefill_chunk_size={value!r}: compression reads a prompt in one piece; leave one of the two out")
-        if asked["assistant_model"] is not None:
-            raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
-        if isinstance(compressed, PrefilledPrompt):  # it has been read, into a cache of its own
-            asked["cache_implementation"] = None if asked["cache_implementation"] in SAME_CACHE else asked["cache_implementation"]
-            refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), asked)
+        effective = {name: _setting(name, settings, config, self.generation_config) for name in NOT_WITH_COMPRESSION}
+        check_settings_with_compression(selector, isinstance(compressed, PrefilledPrompt), effective)
 
-    def _take_off(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
+    def _shorten_lengths(self, dropped: int, settings: dict[str, Any], config: GenerationConfig | None) -> GenerationConfig | None:
         """The config, and the settings in place, with lengths that don't count the dropped tokens: `generate` never sees these."""
         config = copy.copy(config)
         for name in ("max_length", "min_length"):
@@ -219,7 +224,29 @@ class MiniMonkeyForConditionalGeneration(InternVLForConditionalGeneration):
         return config
 
 
-def _asked(name: str, settings: dict[str, Any], *configs: GenerationConfig | None) -> Any:
-    """What `generate` goes by: what the call says, else the first configuration that says something."""
-    said = (getattr(config, name, None) for config in configs)
-    return settings[name] if name in settings else next((value for value in said if value is not None), None)
+def check_settings_with_compression(selector: str, prefilled: bool, settings: Mapping[str, Any]) -> None:
+    """Check what `generate` is to do with a compressed prompt.
+
+    Args:
+        selector: for the message.
+        prefilled: whether the language model reads the prompt while it is compressed, into a cache of its own.
+        settings: what `generate` will go by; names of NOT_WITH_COMPRESSION count, missing ones are None.
+
+    Raises:
+        UsageError: a setting that can't go with it.
+    """
+    if settings.get("use_cache") is False:
+        raise UsageError("use_cache=False: what compression keeps is kept in the cache; leave one of the two out")
+    if (size := settings.get("prefill_chunk_size")) is not None:
+        raise UsageError(f"prefill_chunk_size={size!r}: compression reads a prompt in one piece; leave one of the two out")
+    if settings.get("assistant_model") is not None:
+        raise UsageError("compression is of this model's prompt, and an assistant reads one too: leave out assistant_model")
+    if prefilled:
+        other_cache = settings.get("cache_implementation") not in (None, *SAME_CACHE)
+        refuse(selector, (*OF_THE_WHOLE_PROMPT, "cache_implementation"), dict(settings) | {"cache_implementation": other_cache})
+
+
+def _setting(name: str, settings: dict[str, Any], *configs: GenerationConfig | None) -> Any:
+    """The value that `generate` goes by: that of the call, else that of the first configuration that has one."""
+    configured = (getattr(config, name, None) for config in configs)
+    return settings[name] if name in settings else next((value for value in configured if value is not None), None)

@@ -1,4 +1,4 @@
-"""What the vision encoder makes of tiles: which tiles are the same, several outputs as one, where the class token looks.
+"""What the vision encoder makes of tiles: which tiles are the same, several outputs as one, the class token's attention.
 
 Knows tensors and one layer of the encoder, no picture and no language model.
 
@@ -54,10 +54,10 @@ def distinct_tiles(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.tensor(first, device=pixel_values.device), torch.tensor(index, device=pixel_values.device)
 
 
-def gathered(outputs: Iterator[BaseModelOutputWithPooling], index: torch.Tensor) -> BaseModelOutputWithPooling:
-    """Outputs of one batch of distinct tiles after the other, as one output for all tiles.
+def expand_outputs(outputs: Iterator[BaseModelOutputWithPooling], index: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Concatenate outputs of batches of distinct tiles, and expand them to all tiles.
 
-    Room is made once: while it is filled, one batch stands beside it.
+    The result is allocated once: while it is filled, one batch stands beside it.
 
     Args:
         outputs: those of the distinct tiles, in their order.
@@ -85,8 +85,8 @@ def _copy_rows(places: torch.Tensor, rows: torch.Tensor, versions: list[torch.Te
     return versions[0].index_copy_(0, places, versions[1][rows])
 
 
-def trimmed(output: BaseModelOutputWithPooling, unwanted: Collection[str]) -> BaseModelOutputWithPooling:
-    """The output without these fields. (Set to None, an output of transformers would keep them nevertheless.)"""
+def drop_fields(output: BaseModelOutputWithPooling, unwanted: Collection[str]) -> BaseModelOutputWithPooling:
+    """The output without these fields. (Fields that are None stay in the dict that an output of transformers is.)"""
     return type(output)(**{name: value for name, value in output.items() if name not in unwanted})
 
 
@@ -99,13 +99,13 @@ def _each_tensor(function, outputs: list):
     return type(outputs[0])(**{name: _each_tensor(function, [output[name] for output in outputs]) for name in outputs[0]})
 
 
-def with_class_attention(
+def encode_with_cls_attention(
     layers: nn.ModuleList, encode: Callable[..., Any], used: int | list[int], asked: Any, pixel_values: torch.Tensor
 ) -> BaseModelOutputWithPooling:
-    """`encode(pixel_values=pixel_values)` with `attentions`, a tuple of one: what `class_attention` sees in the last layer.
+    """Encode tiles, and compute the class token's attention in the last layer.
 
-    What goes into that layer is asked of transformers as a hidden state, which it keeps for each thread apart. A hook of ours on
-    the layer, which threads share, would see other threads' tiles too.
+    The input of that layer is asked of transformers as a hidden state, which it keeps for each thread apart. A hook of ours on the
+    layer, which threads share, would see other threads' tiles too.
 
     Args:
         layers: the encoder's.
@@ -113,12 +113,15 @@ def with_class_attention(
         used: which hidden states the features are made of; -1 for the encoder's output.
         asked: which hidden states the caller asks for, as `output_hidden_states` of transformers.
         pixel_values: [T, 3, S, S].
+
+    Returns:
+        The output of `encode` with `attentions`, a tuple of one: float32 [T, M].
     """
     count, more = len(layers), [state for state in (*_listed(used), *_listed(asked)) if state != -1 or asked]
     # Such a list counts what comes out of layers until transformers 5.22, then what goes in too: [-2] goes into the last in both.
     states = True if asked is True or count == 1 else [count - 2, count - 1, *more]
     output = encode(pixel_values=pixel_values, output_hidden_states=states)
-    return type(output)(**dict(output) | {"attentions": (class_attention(layers[-1], output.hidden_states[-2]),)})
+    return type(output)(**dict(output) | {"attentions": (cls_attention(layers[-1], output.hidden_states[-2]),)})
 
 
 def _listed(states: bool | int | list[int] | None) -> list[int]:
@@ -128,11 +131,17 @@ def _listed(states: bool | int | list[int] | None) -> list[int]:
 
 
 @torch.no_grad()
-def class_attention(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """How much the class token looks at each patch in a layer of InternVL's encoder, mean over heads: float32 [T, M].
+def cls_attention(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """The class token's attention to each patch in a layer of InternVL's encoder, mean over heads.
 
-    `hidden` [T, 1 + M, W] goes into the layer, the class token first. Probabilities are over all tokens; the class token's own
-    share is left out.
+    Probabilities are over all tokens; the class token's own share is left out.
+
+    Args:
+        layer: of the vision encoder.
+        hidden: its input, the class token first, [T, 1 + M, W].
+
+    Returns:
+        float32 [T, M].
     """
     hidden = hidden.to(next(layer.parameters()).device)  # another than before if layers are spread out
     attention, hidden = layer.attention, layer.layernorm_before(hidden)

@@ -26,16 +26,16 @@ from minimonkey.synthetic.material.typefaces import Split
 from minimonkey.synthetic.questions import LONGEST, WEIGHTS, Question
 from minimonkey.synthetic.rendering.lines import KINDS as LINE_KINDS
 from minimonkey.synthetic.rendering.lines import Sample, make_sample
-from minimonkey.training.nano.config import Ingredient, TrainConfig
+from minimonkey.training.nano.config import Source, TrainConfig
 from minimonkey.training.nano.labels import IGNORE, character_labels, character_tokens, line_starts, point_labels
 from minimonkey.training.nano.rows import Row, Turn, make_row
 
-FORGOTTEN = 0.6
-"""Share of the image tokens that aren't asked where their line begins, nor where they are: there are many, each some work."""
-LEGIBLE_PX = 4.0
+UNSUPERVISED_SHARE = 0.6
+"""Share of the image tokens without a target for where their line begins and where they are: there are many, each some work."""
+MIN_X_HEIGHT_PX = 4.0
 """x-height below which nothing is asked of pictures with random budgets."""
-FINDERS = 3
-"""How many last characters of a question that quotes nothing of the page are to find where its answer is."""
+QUERY_TAIL_CHARS = 3
+"""So many last characters of a question that quotes nothing of the page point to where its answer is."""
 QUESTIONS = (
     "Read the text.",
     "What does it say?",
@@ -71,7 +71,7 @@ def turn_about(document: Document, question: Question, places: np.ndarray, most:
     quoted = named(question.text, document.text)
     first = next((source for source in question.sources if source is not None), None)
     if max(quoted, default=-1) < 0 and first is not None:
-        quoted[-FINDERS:] = [starts[first[0]]] * min(FINDERS, len(quoted))
+        quoted[-QUERY_TAIL_CHARS:] = [starts[first[0]]] * min(QUERY_TAIL_CHARS, len(quoted))
     padded = np.append(places, np.full((1, 3), -1), axis=0).astype(np.int32)  # -1 finds the row of none
     whole = most is None or len(question.answer) < most or question.sources[0] is None
     kept = slice(None if whole else most)
@@ -96,17 +96,17 @@ def named(question: str, page: str) -> list[int]:
     return places
 
 
-def _asked(document: Document, ingredient: Ingredient, spec: PyramidSpec) -> list[Question]:
-    """What an ingredient asks of a document that is cut so. Raises UsageError for a kind of question that there isn't."""
-    for kind in ingredient.leave_out:
+def _asked(document: Document, source: Source, spec: PyramidSpec) -> list[Question]:
+    """What a source asks of a document that is cut so. Raises UsageError for a kind of question that there isn't."""
+    for kind in source.exclude:
         if kind not in WEIGHTS:
-            raise UsageError(unknown("leave_out: unknown kind of question", kind, WEIGHTS))
-    asked = [question for question in document.questions if question.kind not in ingredient.leave_out]
-    if ingredient.budgets is None:
+            raise UsageError(unknown("exclude: unknown kind of question", kind, WEIGHTS))
+    asked = [question for question in document.questions if question.kind not in source.exclude]
+    if source.budgets is None:
         return asked
     pyramid = spec.plan(Size(document.picture.height, document.picture.width))
     down = (pyramid.detail or next(pyramid.levels)).scale.down
-    return [question for question in asked if document.smallest_print(question) * down >= LEGIBLE_PX]
+    return [question for question in asked if document.smallest_print(question) * down >= MIN_X_HEIGHT_PX]
 
 
 @dataclass(frozen=True)
@@ -127,77 +127,77 @@ class Batches(torch.utils.data.Dataset):
         tiles = 0
         while tiles < self.config.tiles_per_batch:
             if not drawn or self.config.stage == "characters":  # no rows to pad there
-                ingredient = self._choose(rng)
-            drawn.append(self._draw_small(ingredient, rng))
+                source = self._choose(rng)
+            drawn.append(self._draw_small(source, rng))
             tiles += len(drawn[-1].tiles)
-        rests = self.config.stage == "read" and ingredient.encoder_rests
-        return self._collate(drawn, rng) | {"encoder_rests": torch.tensor(rests)}
+        freeze_vision = self.config.stage == "read" and source.freeze_vision
+        return self._collate(drawn, rng) | {"freeze_vision": torch.tensor(freeze_vision)}
 
-    def _choose(self, rng: np.random.Generator) -> Ingredient:
-        """An ingredient of the mixture; lines, regions and tiles of a batch share one size of print, documents mix them."""
-        weights = np.array([ingredient.weight for ingredient in self.config.mixture])
-        ingredient = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
-        if ingredient.kind not in LINE_KINDS:
-            return ingredient
-        low, high = ingredient.size_px
-        size_px = low + (high - low) * rng.random() if ingredient.uniform else low * (high / low) ** rng.random()
-        return dataclasses.replace(ingredient, size_px=(size_px, size_px))
+    def _choose(self, rng: np.random.Generator) -> Source:
+        """A source of the mixture; lines, regions and tiles of a batch share one size of print, documents mix them."""
+        weights = np.array([source.weight for source in self.config.mixture])
+        source = self.config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
+        if source.kind not in LINE_KINDS:
+            return source
+        low, high = source.size_px
+        size_px = low + (high - low) * rng.random() if source.uniform else low * (high / low) ** rng.random()
+        return dataclasses.replace(source, size_px=(size_px, size_px))
 
-    def _draw_small(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
+    def _draw_small(self, source: Source, rng: np.random.Generator) -> Drawn:
         for _ in range(100):
-            sample = self._draw(ingredient, rng)
-            if sample.turns and (ingredient.max_tiles is None or len(sample.tiles) <= ingredient.max_tiles):
+            sample = self._draw(source, rng)
+            if sample.turns and (source.max_tiles is None or len(sample.tiles) <= source.max_tiles):
                 return sample
-        wrong = f"max_tiles={ingredient.max_tiles}, leave_out={list(ingredient.leave_out)}"
-        remedies = "raise max_tiles or lower size_px, leave out less"
-        if ingredient.budgets is not None:
+        wrong = f"max_tiles={source.max_tiles}, exclude={list(source.exclude)}"
+        remedies = "raise max_tiles or lower size_px, exclude less"
+        if source.budgets is not None:
             wrong, remedies = (
-                f"{wrong}, budgets={list(ingredient.budgets)}",
+                f"{wrong}, budgets={list(source.budgets)}",
                 f"{remedies}, or raise budgets for print to be legible",
             )
-        raise UsageError(f"{wrong}: no {ingredient.kind} in 100 is that small and has questions; {remedies}")
+        raise UsageError(f"{wrong}: no {source.kind} in 100 is that small and has questions; {remedies}")
 
-    def _sample(self, ingredient: Ingredient, rng: np.random.Generator) -> tuple[Sample, PyramidSpec]:
+    def _sample(self, source: Source, rng: np.random.Generator) -> tuple[Sample, PyramidSpec]:
         """A picture with its text, and how it is cut. Raises UsageError for an unknown kind."""
-        spec = dataclasses.replace(self.processor.image_processor.spec, **ingredient.pyramid)
-        if ingredient.budgets is not None:
-            most = int(rng.integers(ingredient.budgets[0], ingredient.budgets[1] + 1))
+        spec = dataclasses.replace(self.processor.image_processor.spec, **source.pyramid)
+        if source.budgets is not None:
+            most = int(rng.integers(source.budgets[0], source.budgets[1] + 1))
             spec = dataclasses.replace(spec, detail=(min(spec.detail[0], most), most))
         seed = int(rng.integers(1 << 62))
-        settings: dict[str, Any] = {"split": self.split, "size_px": ingredient.size_px}
+        settings: dict[str, Any] = {"split": self.split, "size_px": source.size_px}
         settings |= material(self.config.material, self.split)._asdict()
-        if ingredient.kind == "tile":
-            settings["tile_px"] = round(spec.tile_px / rng.uniform(*ingredient.zoom))
+        if source.kind == "tile":
+            settings["tile_px"] = round(spec.tile_px / rng.uniform(*source.zoom))
             spec = dataclasses.replace(spec, detail=(1, 1), adaptive=None, fit="stretch", max_upscale=None)
             return make_sample(seed, "tile", **settings), spec
         for kind in LINE_KINDS:
-            if ingredient.kind == kind:
+            if source.kind == kind:
                 return make_sample(seed, kind, **settings), spec
-        if ingredient.kind not in ("document", *DOCUMENT_KINDS):
-            raise UsageError(unknown("unknown kind of sample", ingredient.kind, (*LINE_KINDS, "document", *DOCUMENT_KINDS)))
-        kind_of_document = None if ingredient.kind == "document" else ingredient.kind
-        settings |= {"lines": ingredient.lines, "most_questions": max(LONGEST, ingredient.max_questions)}
+        if source.kind not in ("document", *DOCUMENT_KINDS):
+            raise UsageError(unknown("unknown kind of sample", source.kind, (*LINE_KINDS, "document", *DOCUMENT_KINDS)))
+        kind_of_document = None if source.kind == "document" else source.kind
+        settings |= {"lines": source.lines, "most_questions": max(LONGEST, source.max_questions)}
         return make_document(seed, kind_of_document, **settings), spec
 
-    def _draw(self, ingredient: Ingredient, rng: np.random.Generator) -> Drawn:
-        sample, spec = self._sample(ingredient, rng)
+    def _draw(self, source: Source, rng: np.random.Generator) -> Drawn:
+        sample, spec = self._sample(source, rng)
         characters, points = (label(sample, spec, self.patch_px) for label in (character_labels, point_labels))
         places = character_tokens(sample, spec, self.patch_px)
         turns = [Turn(QUESTIONS[rng.integers(len(QUESTIONS))], sample.text, places)]
         if isinstance(sample, Document):
-            asked = _asked(sample, ingredient, spec)
-            order = rng.permutation(len(asked))[: ingredient.max_questions]
-            turns = [turn_about(sample, asked[index], places, ingredient.answer_characters) for index in order]
+            asked = _asked(sample, source, spec)
+            order = rng.permutation(len(asked))[: source.max_questions]
+            turns = [turn_about(sample, asked[index], places, source.answer_characters) for index in order]
         tiles = tiles_uint8(sample.picture, spec)
         starts = line_starts(sample.text, places, len(tiles) * self.processor.image_seq_length)
-        starts[rng.random(len(starts)) < FORGOTTEN] = -1
+        starts[rng.random(len(starts)) < UNSUPERVISED_SHARE] = -1
         return Drawn(tiles, characters, points, turns, starts)
 
     def _collate(self, drawn: list[Drawn], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         batch: dict[str, torch.Tensor] = {}
         if self.config.stage == "read":
-            mistakes = self.config.mistakes
-            rows = [make_row(self.processor, len(each.tiles), each.turns, mistakes, rng, each.starts) for each in drawn]
+            prefix_noise = self.config.prefix_noise
+            rows = [make_row(self.processor, len(each.tiles), each.turns, prefix_noise, rng, each.starts) for each in drawn]
             order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
             drawn = [drawn[index] for index in order]
             batch |= self._tokens([rows[index] for index in order])
@@ -215,11 +215,11 @@ class Batches(torch.utils.data.Dataset):
         tokens = {
             "input_ids": torch.full(shape, self.processor.tokenizer.pad_token_id),
             "labels": torch.full(shape, IGNORE),
-            "looks": torch.full((*shape, 3), -1),
-            "stands": torch.full((*shape, 3), -1),
-            "recalls": torch.full((*shape, 3), -1),
-            "begins": torch.full((*shape, 3), -1),
-            "firsts": torch.zeros(shape, dtype=torch.bool),
+            "next_char_pos": torch.full((*shape, 3), -1),
+            "this_char_pos": torch.full((*shape, 3), -1),
+            "query_word_pos": torch.full((*shape, 3), -1),
+            "line_start_pos": torch.full((*shape, 3), -1),
+            "is_first": torch.zeros(shape, dtype=torch.bool),
         }
         for index, row in enumerate(rows):
             for key, values in row._asdict().items():

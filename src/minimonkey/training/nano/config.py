@@ -12,13 +12,13 @@ from minimonkey.pyramid import MOST_TILES, PyramidSpec
 
 
 @dataclass(frozen=True)
-class Ingredient:
+class Source:
     """One kind of sample in the mixture."""
 
     kind: str
     """What `synthetic` renders: "tile", "line", "long_line", "region", "document", or a kind of document such as "receipt"."""
     weight: float = 1.0
-    """Share of the batches, relative to the other ingredients."""
+    """Share of the batches, relative to the other sources."""
     size_px: tuple[float, float] = (9, 40)
     """Smallest and largest print (em) in pixels of the picture."""
     uniform: bool = False
@@ -37,11 +37,11 @@ class Ingredient:
     budgets: tuple[int, int] | None = None
     """For documents: each picture gets a budget of its own from this range: the most tiles of its detail level. Questions about
     print whose x-height becomes less than 4 px there aren't asked."""
-    leave_out: tuple[str, ...] = ()
-    """For documents: kinds of questions that aren't asked, e.g. [where]."""
-    encoder_rests: bool = False
+    exclude: tuple[str, ...] = ()
+    """For documents: kinds of questions that aren't asked, such as [where]."""
+    freeze_vision: bool = False
     """Stage "read": whether the vision encoder and the projector stay as they are while this is learnt. Two thirds of their work
-    are saved, and other ingredients teach them."""
+    are saved, and other sources teach them."""
     max_tiles: int | None = None
     """Samples that become more tiles than this are drawn again; None keeps all."""
 
@@ -70,13 +70,42 @@ class OptimizerConfig:
     decay_fraction: float = 0.3
     """The learning rate is constant until this last part of the run, then falls linearly to 0."""
     clip_norm: float = 1.0
-    scales: dict[str, float] = field(default_factory=dict)
-    """Learning-rate factors by the beginning of a parameter's name; 0 freezes. E.g. {model.model.vision_tower: 0.3}."""
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    """Factors of the learning rate by the beginning of a parameter's name; 0 freezes. Such as {model.model.vision_tower: 0.3}."""
 
     def __post_init__(self) -> None:
         for key in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps", "clip_norm"):
             _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
         _require(self, "decay_fraction", 0 <= self.decay_fraction <= 1, "a fraction from 0 to 1")
+
+
+@dataclass(frozen=True)
+class AttentionLosses:
+    """Stage "read": weights of losses that have heads of the language model attend to what helps to read; 0 leaves a loss out.
+
+    The renderer knows where each character stands. `attention_supervision.py` draws which layer does what.
+    """
+
+    next_char: float = 0.0
+    """Two heads of the middle layer attend to the image tokens that hold the next character."""
+    this_char: float = 0.0
+    """Two heads of the layer before attend to where the latest character was read, so that a reader goes on from there and doesn't
+    leap to a similar word; and to where a word stands that the question names."""
+    query_word: float = 0.0
+    """For the first characters of an answer, the other heads of the middle layer attend to the words of the question that stand on
+    the page, and two heads of the layer behind it, instead of the middle one, to the next character: what the question's words
+    have found is known one layer too late for the middle layer."""
+    line_start: float = 0.0
+    """The last heads of the first layer, at some image tokens with print in them, attend to the one in which its line begins: a
+    price is found by the name at the beginning of its line."""
+    place: float = 0.0
+    """No attention, but the same places: a linear head names tile, row and column of image tokens, of what a question's words have
+    found, and of what query words name. Meant to have the model know where it has read what; its effect alone wasn't measured."""
+
+    def __post_init__(self) -> None:
+        for name in vars(self):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"attention_losses.{name}={getattr(self, name)!r}: expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -87,7 +116,7 @@ class TrainConfig:
     """The run's folder is `runs/<name>`."""
     stage: Literal["characters", "read"]
     """"characters": each patch of the vision encoder names the characters in it. "read": the whole model writes the text."""
-    mixture: tuple[Ingredient, ...]
+    mixture: tuple[Source, ...]
     steps: int
     material: Literal["package", "available", "all"] = "available"
     """What samples are made of: the typefaces and words that come with minimonkey alone, those and whatever of Debian's is
@@ -103,12 +132,13 @@ class TrainConfig:
     rope: dict[str, Any] = field(default_factory=dict)
     """With `start`: changes to the language model's `rope_parameters`, e.g. {rope_type: llama3, ...}. Meant to stop slow rotations,
     so that a head can look for something by what it is, however far; its effect alone wasn't measured."""
-    place_codes: int | None = None
+    position_codes: int | None = None
     """With `start`: image tokens get a code for their row in the tile, of so many cosines, and one for their column (see
     training/nano/position_codes.py). It costs some of what was learnt, for a few hundred steps."""
     match_tile_rows: float = 0.0
     """With `start`: how strongly one head that looks for the beginning of an answer prefers the row that the question's words have
-    found, from the first step on (see training/nano/model_edits.py). Needs the places head of a run with `place_weight`."""
+    found, from the first step on (see training/nano/model_edits.py). Needs the places head of a run with
+    `attention_losses.place`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     tiles_per_batch: int = 32
     """Samples are added to a batch until it has this many tiles. A batch holds one kind of sample and one size of print: its texts
@@ -120,32 +150,17 @@ class TrainConfig:
     alignment_weight: float = 0.0
     """Stage "read": weight of a loss that has each image token name, through the language model's own head, the characters it
     shows. Meant to let image tokens speak the language of text tokens; its effect alone wasn't measured."""
-    looking_weight: float = 0.0
-    """Stage "read": weight of a loss that has two heads of the middle layer attend to the image tokens that hold the next
-    character: the renderer knows which they are. Where something is recalled (`recall_weight`) a later layer does."""
-    anchor_weight: float = 0.0
-    """Stage "read": weight of a loss that has two heads of the layer before that attend to where the latest character was read, so
-    that a reader goes on from there and doesn't leap to a similar word; and to where a word stands that the question names."""
-    recall_weight: float = 0.0
-    """Stage "read": weight of a loss that has the other heads of the layer that looks, for the first characters of an answer,
-    attend to the words of the question that stand on the page, and two heads of the layer behind it look at the next character
-    instead. What the question's words have found is known one layer too late for the layer that looks."""
-    line_weight: float = 0.0
-    """Stage "read": weight of a loss that has the last heads of the first layer, at some image tokens with print in them, attend
-    to the one in which its line begins: a price is found by the name at the beginning of its line."""
-    place_weight: float = 0.0
-    """Stage "read": weight of a loss that has a linear head name tile, row and column of image tokens, of what a question's words
-    have found, and of what is recalled of that. Meant to have the model know where it has read what; its effect alone wasn't
-    measured."""
+    attention_losses: AttentionLosses = field(default_factory=AttentionLosses)
     first_weight: float = 1.0
     """Stage "read": how much the first character of an answer counts beside each of the others, in the text and in where to look:
     to find the place that a question asks for is that one character's task."""
     end_weight: float = 1.0
     """Stage "read": how much the token counts that ends an answer: "read the line" and "read the paragraph" differ in nothing else.
     A line break counts once: counted so too, it came to be preferred at the end of a line, it seems (docs/log.md, nano-12)."""
-    mistakes: float = 0.0
-    """Stage "read": the share of characters that the model finds wrong, left out or repeated in what it has "written" so far, on
-    average (each sample has its own rate). What it has to write next is always right: it learns to find its place again."""
+    prefix_noise: float = 0.0
+    """Stage "read": noise of teacher forcing: the share of characters that the model finds wrong, left out or repeated in what it
+    has "written" so far, on average (each sample has its own rate). What it has to write next is always right: it learns to find
+    its place again."""
     seed: int = 0
     workers: int = 1
     """Processes that render samples."""
@@ -177,20 +192,15 @@ class TrainConfig:
             "checkpoint_minutes",
             "characters_weight",
             "alignment_weight",
-            "looking_weight",
-            "anchor_weight",
-            "recall_weight",
-            "line_weight",
-            "place_weight",
             "match_tile_rows",
             "first_weight",
             "end_weight",
         ):
             _require(self, key, 0 <= getattr(self, key) < math.inf, "0 or more")
         _require(self, "max_minutes", self.max_minutes is None or 0 < self.max_minutes < math.inf, "a number above 0")
-        _require(self, "mistakes", 0 <= self.mistakes <= 0.5, "a share from 0 to 0.5")
+        _require(self, "prefix_noise", 0 <= self.prefix_noise <= 0.5, "a share from 0 to 0.5")
         PyramidSpec.from_dict(self.pyramid)
-        for key in ("rope", "place_codes", "match_tile_rows"):
+        for key in ("rope", "position_codes", "match_tile_rows"):
             if self.start is None and getattr(self, key):
                 raise UsageError(f"{key} changes a trained model: name it in `start`, or leave {key} out")
         if self.start is None and not self.model:

@@ -1,4 +1,4 @@
-"""What a stage minimises: the text, the characters that patches show, and where the language model looks.
+"""What a stage minimises: the losses of the text, of the characters that patches show, and of attention.
 
 Shape legend: B samples, T tiles, S side of a tile, N patches of a tile, K character slots of a patch, L tokens.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from minimonkey.errors import UsageError
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.synthetic.material.words import ALPHABET
-from minimonkey.training.nano.attention_supervision import PLACES, Lessons, Part, total
+from minimonkey.training.nano.attention_supervision import POSITION_FIELDS, AttentionSupervision, TargetLoss, weighted_sum
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.labels import IGNORE, POINTS, SLOTS
 
@@ -67,7 +67,7 @@ class Losses(nn.Module):
         self.processor, self.config = processor, config
         self.end_id = processor.encode_answer("")[0]
         text, side = model.config.text_config, math.isqrt(processor.image_seq_length)
-        self.lessons = Lessons(config, text.num_hidden_layers, text.hidden_size, side, processor.image_token_id)
+        self.supervision = AttentionSupervision(config, text.num_hidden_layers, text.hidden_size, side, processor.image_token_id)
         if config.alignment_weight > 0:
             ids = processor.tokenizer.convert_tokens_to_ids(list(ALPHABET))
             if None in ids:
@@ -77,23 +77,23 @@ class Losses(nn.Module):
     @property
     def heads(self) -> dict[str, nn.Module]:
         """What is trained beside the model, and isn't published."""
-        return {"characters_head": self.characters_head, "places_head": self.lessons.places_head}
+        return {"characters_head": self.characters_head, "places_head": self.supervision.places_head}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values = normalise(batch["tiles"], self.processor)
         loss = torch.zeros((), device=pixel_values.device)
         figures: dict[str, torch.Tensor] = {}
-        rests = bool(batch["encoder_rests"])
+        frozen = bool(batch["freeze_vision"])
         if self.config.stage == "characters":
             encoded = self.model.model.vision_tower(pixel_values=pixel_values)
         else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not rests):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 encoded = self.model.get_image_features(pixel_values=pixel_values)
-        if not rests and (self.config.stage == "characters" or self.config.characters_weight > 0):
+        if not frozen and (self.config.stage == "characters" or self.config.characters_weight > 0):
             patches = encoded.last_hidden_state[:, 1:]
             character_loss, figures = self._characters(patches, batch)
             loss = loss + character_loss * (1.0 if self.config.stage == "characters" else self.config.characters_weight)
-        if not rests and self.config.stage == "read" and self.config.alignment_weight > 0:
+        if not frozen and self.config.stage == "read" and self.config.alignment_weight > 0:
             loss = loss + self.config.alignment_weight * self._alignment(encoded.pooler_output, batch["characters"])
         if self.config.stage == "read":
             text_loss, text_figures = self._read(batch, encoded)
@@ -105,25 +105,25 @@ class Losses(nn.Module):
         logits: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
         weights: list[torch.Tensor] = []
-        firsts: list[torch.Tensor] = []
-        taught: list[Part] = []
+        is_first: list[torch.Tensor] = []
+        target_losses: list[TargetLoss] = []
         text = self.model.model.language_model
         for rows, tiles, length in groups(batch["lengths"].tolist(), batch["tile_counts"].tolist()):
-            part = {name: batch[name][rows, :length] for name in ("input_ids", "labels", "firsts", *PLACES)}
-            with self.lessons.watched(text) as seen:
+            part = {name: batch[name][rows, :length] for name in ("input_ids", "labels", "is_first", *POSITION_FIELDS)}
+            with self.supervision.capture_inputs(text) as inputs:
                 # Padding is on the right, where a causal model sees none of it: no mask, and attention takes its fast path.
                 outputs = self.model(
                     input_ids=part["input_ids"],
                     mm_encoder_outputs={"image": type(encoded)(pooler_output=encoded.pooler_output[tiles])},
                 )
-            weight = self._weights(part["labels"], part["firsts"])
-            taught += self.lessons(text, seen, part, weight.roll(-1, 1))
+            weight = self._weights(part["labels"], part["is_first"])
+            target_losses += self.supervision(text, inputs, part, weight.roll(-1, 1))
             logits.append(outputs.logits[:, :-1].flatten(0, 1))
-            for kept, each in ((labels, part["labels"]), (weights, weight), (firsts, part["firsts"])):
+            for kept, each in ((labels, part["labels"]), (weights, weight), (is_first, part["is_first"])):
                 kept.append(each[:, 1:].flatten())
-        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights), torch.cat(firsts))
-        taught_loss, taught_figures = total(taught)
-        return loss + taught_loss, figures | taught_figures
+        loss, figures = self._text(torch.cat(logits).float(), torch.cat(labels), torch.cat(weights), torch.cat(is_first))
+        attention_loss, attention_figures = weighted_sum(target_losses)
+        return loss + attention_loss, figures | attention_figures
 
     def _characters(self, patches: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = torch.zeros((), device=patches.device)

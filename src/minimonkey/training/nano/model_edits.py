@@ -1,4 +1,4 @@
-"""What a recipe may do to a trained model before its first step, in place: a layer more, other rotations, places.
+"""Edits of a trained model that a recipe asks for before its first step, in place: one layer more, other rope, position codes.
 
 What was learnt mostly survives; the first few hundred steps mend the rest.
 """
@@ -18,22 +18,22 @@ from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGenera
 from minimonkey.training.nano.attention_supervision import MOST_TILES, PlacesHead
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.losses import Losses
-from minimonkey.training.nano.position_codes import give_places
+from minimonkey.training.nano.position_codes import add_position_codes
 
 SLOW = 1e-4
 """A pair of a head's dimensions that turns by less than this a token, in radians, can be compared over 1,000 tokens."""
 
 
-def operate(losses: Losses, config: TrainConfig) -> None:
-    """All of it that a recipe asks for, but for `rope` (see `change_rope`)."""
+def apply_edits(losses: Losses, config: TrainConfig) -> None:
+    """Apply all edits that a recipe asks for, but for `rope` (see `change_rope`)."""
     model = losses.model
     if config.insert_layer is not None:
         insert_layer(model, config.insert_layer)
-        losses.lessons.plan(model.config.text_config.num_hidden_layers)
-    if config.place_codes is not None:
-        give_places(model, config.place_codes)
+        losses.supervision.set_layers(model.config.text_config.num_hidden_layers)
+    if config.position_codes is not None:
+        add_position_codes(model, config.position_codes)
     if config.match_tile_rows > 0:
-        layer, head = losses.lessons.look + 1, losses.lessons.places_head
+        layer, head = losses.supervision.reading_layer + 1, losses.supervision.places_head
         match_tile_rows(model.model.language_model, layer, head, config.match_tile_rows)
 
 

@@ -13,6 +13,8 @@ from minimonkey.errors import UsageError
 from minimonkey.training.nano.config import OptimizerConfig
 
 NOT_HIDDEN = ("embed", "lm_head", "characters_head", "places_head")
+MUON_MEMORY, ADAMW_MEMORY = {"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}
+"""What the optimizers keep of a parameter between two steps."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon)."""
 
@@ -69,15 +71,15 @@ class MuonWithAdamW:
         names = []
         for name, parameter in named_parameters:
             names.append(name)
-            scale = _scale(name, config.scales)
+            scale = _scale(name, config.lr_multipliers)
             parameter.requires_grad_(scale > 0)
             if scale == 0:
                 continue
             self.names[parameter] = name
             hidden = parameter.ndim == 2 and not any(part in name for part in NOT_HIDDEN) and config.muon_lr > 0
             (muon if hidden else adamw)[scale].append(parameter)
-        if unused := [prefix for prefix in config.scales if not any(name.startswith(prefix) for name in names)]:
-            raise UsageError(f"optimizer.scales: no parameter's name begins with {unused[0]!r}; e.g. {names[0]!r} is one")
+        if unused := [prefix for prefix in config.lr_multipliers if not any(name.startswith(prefix) for name in names)]:
+            raise UsageError(f"optimizer.lr_multipliers: no parameter's name begins with {unused[0]!r}; e.g. {names[0]!r} is one")
         self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
             groups = [{"params": parameters, "base_lr": config.muon_lr * scale} for scale, parameters in muon.items()]
@@ -114,11 +116,22 @@ class MuonWithAdamW:
         return found
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back what `tensors()` gave."""
+        """Put back what `tensors()` gave; parameters that it has nothing of begin anew.
+
+        Raises:
+            UsageError: of a parameter another optimizer has the memory than has it now.
+        """
         for optimizer in self.optimizers:
             for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
                 prefix = f"{self.names[parameter]}|"
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                memory = MUON_MEMORY if isinstance(optimizer, Muon) else ADAMW_MEMORY
+                if state and state.keys() != memory:
+                    before = "AdamW" if isinstance(optimizer, Muon) else "Muon"
+                    raise UsageError(
+                        f"optimizer.muon_lr={self.config.muon_lr}: the run began with {before} for {self.names[parameter]}; "
+                        "resume with the former muon_lr, or give this run another `name` and the former run as its `start`"
+                    )
                 if state:
                     optimizer.state[parameter] = state
 
@@ -132,6 +145,6 @@ def check_finite(what: str, value: float, step: int) -> None:
         )
 
 
-def _scale(name: str, scales: dict[str, float]) -> float:
-    matching = [prefix for prefix in scales if name.startswith(prefix)]
-    return scales[max(matching, key=len)] if matching else 1.0
+def _scale(name: str, lr_multipliers: dict[str, float]) -> float:
+    matching = [prefix for prefix in lr_multipliers if name.startswith(prefix)]
+    return lr_multipliers[max(matching, key=len)] if matching else 1.0

@@ -1,4 +1,4 @@
-"""Surgery on a trained model: image tokens get to tell where in their tile they stand.
+"""Position codes written into the weights of a trained model: image tokens tell where in their tile they stand.
 
 Absolute position embeddings may be a hundredth of what the layers of a vision encoder add to them; a language model behind it can
 hardly tell rows from columns then. Here a code for row and column gets directions of its own, those with the smallest weights: no
@@ -26,7 +26,7 @@ LINEAR_FROM, SWING = 3.0, 3.0
 `_lengths` a code is at most `SWING` long there."""
 
 
-class Access(NamedTuple):
+class StreamMatrix(NamedTuple):
     """A matrix that writes into a stream of hidden states, or reads it."""
 
     matrix: torch.Tensor
@@ -35,7 +35,7 @@ class Access(NamedTuple):
     """[D]: what the stream's side of it is multiplied by"""
 
 
-def place_codes(side: int, cosines: int) -> torch.Tensor:
+def position_codes(side: int, cosines: int) -> torch.Tensor:
     """For each token of a tile, row by row: cosines that tell its row, and as many for its column. [S * S, K = 2 cosines]
 
     Those of the discrete cosine transform, lowest first: with S - 1 of them any row is told from all others by a linear map. A code
@@ -48,26 +48,34 @@ def place_codes(side: int, cosines: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def give_places(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tuple[torch.Tensor, torch.Tensor]:
+def add_position_codes(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Let image tokens carry the code of their row and column from the first layer of the encoder on, in place.
 
-    Returns the directions [D, K] that codes have in the encoder and in the language model.
+    Args:
+        model: is changed.
+        cosines: numbers of a code for the row, and as many for the column.
 
-    Raises UsageError for more cosines than tell rows apart, and for a model that is too narrow or whose layers have other parts.
+    Returns:
+        The directions [D, K] that codes have in the encoder and in the language model.
+
+    Raises:
+        UsageError: more cosines than tell rows apart, a model that is too narrow, or one whose layers have other parts.
     """
     vision, projector = model.model.vision_tower, model.model.multi_modal_projector
     side = math.isqrt(model.config.image_seq_length)
     width = min(vision.config.hidden_size, model.config.text_config.hidden_size, projector.linear_1.out_features)
     if not 0 < cosines < side or 2 * cosines > width // 4:
-        raise UsageError(f"place_codes={cosines}: expected 1 to {min(side - 1, width // 8)} for {side} rows and a width of {width}")
+        raise UsageError(
+            f"position_codes={cosines}: expected 1 to {min(side - 1, width // 8)} for {side} rows and a width of {width}"
+        )
     if vision.embeddings.position_embeddings is None:
-        raise UsageError("place_codes need a vision encoder with absolute position embeddings; leave them out")
+        raise UsageError("position_codes need a vision encoder with absolute position embeddings; leave them out")
     if not hasattr(model.model.language_model.layers[0].self_attn, "q_proj"):
-        raise UsageError(f"place_codes: no way is known into the layers of {model.config.text_config.model_type}; leave it out")
-    codes = place_codes(side, cosines)
+        raise UsageError(f"position_codes: no way is known into the layers of {model.config.text_config.model_type}; leave it out")
+    codes = position_codes(side, cosines)
     patches, encoded, tokens = _lengths(model)
-    axes = reserve(list(_vision_parts(model)), codes.shape[1])
-    text_axes = reserve(list(_text_parts(model)), codes.shape[1])
+    axes = free_directions(list(_vision_parts(model)), codes.shape[1])
+    text_axes = free_directions(list(_text_parts(model)), codes.shape[1])
 
     embeddings, length = vision.embeddings, ENCODER_SHARE * patches
     by_patch = codes.view(side, 1, side, 1, -1).expand(side, 2, side, 2, -1).flatten(0, 3)
@@ -86,7 +94,7 @@ def give_places(model: MiniMonkeyForConditionalGeneration, cosines: int) -> tupl
     return axes, text_axes
 
 
-def reserve(parts: list[Access], count: int) -> torch.Tensor:
+def free_directions(parts: list[StreamMatrix], count: int) -> torch.Tensor:
     """The `count` directions [D, count] of a stream in which its parts have least weight; none writes or reads there any more."""
     cost = torch.zeros(len(parts[0].matrix), len(parts[0].matrix))
     for matrix, scale in parts:
@@ -101,33 +109,33 @@ def reserve(parts: list[Access], count: int) -> torch.Tensor:
     return axes
 
 
-def _vision_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Access]:
+def _vision_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[StreamMatrix]:
     vision, projector = model.model.vision_tower, model.model.multi_modal_projector
-    yield Access(vision.embeddings.patch_embeddings.projection.weight.flatten(1))
+    yield StreamMatrix(vision.embeddings.patch_embeddings.projection.weight.flatten(1))
     for layer in vision.encoder.layer:
         attention, mlp = layer.attention, layer.mlp
         for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-            yield Access(reader.weight.T, layer.layernorm_before.weight)
-        yield Access(attention.projection_layer.weight, layer.lambda_1)
-        yield Access(mlp.fc1.weight.T, layer.layernorm_after.weight)
-        yield Access(mlp.fc2.weight, layer.lambda_2)
+            yield StreamMatrix(reader.weight.T, layer.layernorm_before.weight)
+        yield StreamMatrix(attention.projection_layer.weight, layer.lambda_1)
+        yield StreamMatrix(mlp.fc1.weight.T, layer.layernorm_after.weight)
+        yield StreamMatrix(mlp.fc2.weight, layer.lambda_2)
     read, width = projector.linear_1.weight.T, vision.config.hidden_size
     for patch, scale in zip(read.split(width), projector.layer_norm.weight.split(width), strict=True):
-        yield Access(patch, scale)
+        yield StreamMatrix(patch, scale)
 
 
-def _text_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[Access]:
+def _text_parts(model: MiniMonkeyForConditionalGeneration) -> Iterator[StreamMatrix]:
     text = model.model.language_model
-    yield Access(text.embed_tokens.weight.T)
-    yield Access(model.model.multi_modal_projector.linear_2.weight)
+    yield StreamMatrix(text.embed_tokens.weight.T)
+    yield StreamMatrix(model.model.multi_modal_projector.linear_2.weight)
     for layer in text.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for reader in (attention.q_proj, attention.k_proj, attention.v_proj):
-            yield Access(reader.weight.T, layer.input_layernorm.weight)
-        yield Access(attention.o_proj.weight)
+            yield StreamMatrix(reader.weight.T, layer.input_layernorm.weight)
+        yield StreamMatrix(attention.o_proj.weight)
         for reader in (mlp.gate_proj, mlp.up_proj):
-            yield Access(reader.weight.T, layer.post_attention_layernorm.weight)
-        yield Access(mlp.down_proj.weight)
+            yield StreamMatrix(reader.weight.T, layer.post_attention_layernorm.weight)
+        yield StreamMatrix(mlp.down_proj.weight)
 
 
 def _lengths(model: MiniMonkeyForConditionalGeneration) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_processor
 from minimonkey.errors import MiniMonkeyError, MissingExtraError, UsageError
 from minimonkey.evaluation.metrics import cer
-from minimonkey.memory import enough_memory
+from minimonkey.memory import HINTS, explain_out_of_memory
 from minimonkey.models.minimonkey.configuration import MiniMonkeyConfig
 from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGeneration
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
@@ -30,7 +30,7 @@ from minimonkey.training.nano.batches import Batches
 from minimonkey.training.nano.character_tokenizer import character_tokenizer
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.losses import Losses, normalise
-from minimonkey.training.nano.model_edits import change_rope, operate
+from minimonkey.training.nano.model_edits import apply_edits, change_rope
 from minimonkey.training.recipe import load_recipe
 
 RUNS = Path("runs")
@@ -50,8 +50,27 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
     config = load_recipe(recipe, overrides)
     folder = RUNS / config.name
     with alone_in(folder):
+        check_material(config, folder)
         (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
         return _train(config, folder)
+
+
+def check_material(config: TrainConfig, folder: Path) -> None:
+    """Raise UsageError for a run that began with other material, by the recipe in its folder: a seed would draw other samples."""
+    from minimonkey.training.nano.trainer import checkpoints
+
+    recipe = folder / "recipe.json"
+    if not checkpoints(folder) or not recipe.exists():
+        return
+    try:
+        begun_with = json.loads(recipe.read_text(encoding="utf-8")).get("material", config.material)
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{recipe} is no recipe as runs write it; remove it if the run began with this recipe") from error
+    if begun_with != config.material:
+        raise UsageError(
+            f"material={config.material!r}: {folder} began with {begun_with!r}, and a seed draws other samples now; "
+            f"resume with material={begun_with}, or give the run another `name`"
+        )
 
 
 @contextmanager
@@ -71,7 +90,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-@enough_memory("training", "lower tiles_per_batch, or max_tiles of the ingredients")
+@explain_out_of_memory("training", HINTS["train"])
 def _train(config: TrainConfig, folder: Path) -> Path:
     """The run itself, in a folder that is there and ours."""
     from minimonkey.training.nano.trainer import Trainer, checkpoints, load_weights
@@ -103,10 +122,10 @@ def _train(config: TrainConfig, folder: Path) -> Path:
         load_weights(losses, start)
         if config.match_tile_rows > 0 and not (start / "places_head.st").exists():
             raise UsageError(f"match_tile_rows needs a run with a places head to start from; {start} has no places_head.st")
-    operate(losses, config)
+    apply_edits(losses, config)
     patch_px = model.config.vision_config.patch_size[0]
     batches = Batches(config, processor, patch_px)
-    held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, mistakes=0.0), processor, patch_px, split="held_out")
+    held_out = Batches(dataclasses.replace(config, tiles_per_batch=64, prefix_noise=0.0), processor, patch_px, split="held_out")
     for each in (batches, held_out) if config.evaluate_every else (batches,):
         draw_each(each)
     trainer = Trainer(losses, batches, config, folder, evaluate=lambda: evaluate(losses, held_out))
@@ -117,9 +136,9 @@ def _train(config: TrainConfig, folder: Path) -> Path:
 
 
 def draw_each(batches: Batches) -> None:
-    """One sample of each ingredient: missing fonts and wrong settings show before the first step, here rather than in a worker."""
-    for ingredient in batches.config.mixture:
-        config = dataclasses.replace(batches.config, mixture=(ingredient,), tiles_per_batch=1)
+    """One sample of each source: missing fonts and wrong settings show before the first step, here rather than in a worker."""
+    for source in batches.config.mixture:
+        config = dataclasses.replace(batches.config, mixture=(source,), tiles_per_batch=1)
         dataclasses.replace(batches, config=config)[0]
 
 

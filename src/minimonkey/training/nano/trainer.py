@@ -209,7 +209,7 @@ def interrupts_call(handler: Callable[..., object]) -> Iterator[None]:
 
 
 def means(seen: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over those that have it: where the encoder rests, nothing is said of characters."""
+    """The mean of each figure over those that have it: with a frozen encoder there are none of characters."""
     keys = {key: [figures[key] for figures in seen if key in figures] for figures in seen for key in figures}
     return {key: sum(values) / len(values) for key, values in keys.items()}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import encode
+from minimonkey.data.encoding import encode
 from minimonkey.errors import DataError
 from tests.data.published import IMAGES, RECORDINGS, ROWS, settings_of, sha256_of_tiles
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from minimonkey.data.encode import NOT_LEARNT
+from minimonkey.data.encoding import NOT_LEARNT
 from minimonkey.errors import UsageError
 
 TILES = ("pixel_values", "level_tiles")

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import minimonkey
-from minimonkey.data.collate import collate
+from minimonkey.data.collation import collate
 from minimonkey.data.conversation import Conversation
-from minimonkey.data.encode import encode
+from minimonkey.data.encoding import encode
 from minimonkey.data.published import published_example
 from minimonkey.errors import UsageError
 from tests.data.published import GOLDEN, IMAGES, ROWS, settings_of, sha256_of_tiles
