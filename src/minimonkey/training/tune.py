@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 
 from minimonkey.checkpoints.folder import ModelFolder, find_folder
@@ -275,6 +276,7 @@ def make_accelerator(recipe: TuningRecipe, folder: Path, layers: Sequence[str]) 
     for tracker in recipe.trackers:
         if not any(importlib.util.find_spec(package) for package in TRACKERS[tracker]):
             raise MissingExtraError(TRACKERS[tracker][0], tracker, f"tracker {tracker}")
+    AcceleratorState._reset_state()  # that of an earlier run in this process, which may have had another number format
     plugin = None
     if recipe.sharding == "fsdp2":
         plugin = FullyShardedDataParallelPlugin(
@@ -337,5 +339,7 @@ def open_model(found: ModelFolder, recipe: TuningRecipe) -> tuple[Any, Any]:
     if recipe.drop_path:
         add_drop_path(network.model.vision_tower.encoder.layer, recipe.drop_path)
     if recipe.gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.23 has renamed it
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return network, processor
