@@ -434,6 +434,16 @@ def test_lines_stand_where_their_values_are(module):
     assert picture.getpixel((top_right[0] + 1040, top_right[1])) == plot.COLOURS[0]
 
 
+def test_packing(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["packing.py", "--examples", "200"])
+    module("packing").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["max_tokens", "16384", "8192", "4096", "max_tiles", "24", "40", "48", "64"]
+    for line in lines[1:4]:
+        plain, ours = (float(share) for share in re.findall(r"([\d.]+) %", line))
+        assert ours < plain
+
+
 def test_make_runs_every_benchmark():
     planned = subprocess.run(["make", "--dry-run", "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = re.search(r"for name in (.*?);", planned)
@@ -441,3 +451,12 @@ def test_make_runs_every_benchmark():
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(named[1].split()) == there - SHARED
     assert there > SHARED
+
+
+def test_training(module, capsys, monkeypatch):
+    """Packing, kept features and the chunked loss, on next to nothing."""
+    training = module("training")
+    given = SimpleNamespace(rows=6, width=32, depth=1, rounds=1, tiles=2, loss_tokens=64, loss_width=16, loss_vocabulary=500)
+    bars = list(training.measure(given))
+    assert [bar.what.split(",")[0] for bar in bars] == ["samples/s", "samples/s", "samples/s", "peak memory of the loss"]
+    assert all(bar.value > 0 for bar in bars)

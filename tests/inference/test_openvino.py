@@ -11,7 +11,7 @@ from PIL import Image
 import minimonkey
 from minimonkey.compression import CompressionSpec
 from minimonkey.errors import MissingExtraError, ShortOfMemoryError, UsageError
-from minimonkey.inference import VisionLanguageModel, openvino, vision_language_model
+from minimonkey.inference import VisionLanguageModel, loading, openvino
 from minimonkey.inference.openvino import OpenVINOBackend
 
 MONKEY, PLAIN = "minimonkey-internlm2-56", "internvl2-qwen2-56"
@@ -316,7 +316,7 @@ def test_numbers_that_it_does_not_compute_in(tiny_model):
 
 
 def test_load_takes_it(monkeypatch):
-    monkeypatch.setattr(vision_language_model, "OpenVINOBackend", lambda network: ("a backend", network))
+    monkeypatch.setattr(loading, "OpenVINOBackend", lambda network: ("a backend", network))
     vlm = minimonkey.load(engine="openvino")
     assert vlm.backend == ("a backend", vlm.model)
     assert type(minimonkey.load().backend).__name__ == "TorchBackend"

@@ -18,7 +18,7 @@ import minimonkey
 from minimonkey.checkpoints.convert import convert
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import CheckpointError, PictureError, PromptError, PyramidError, UsageError
-from minimonkey.inference import DEFAULT, VisionLanguageModel, load, vision_language_model
+from minimonkey.inference import DEFAULT, VisionLanguageModel, load, loading, vision_language_model
 from minimonkey.inference.backend import TorchBackend
 from minimonkey.pyramid import Box, PyramidSpec, Size
 
@@ -559,9 +559,9 @@ def test_loading_is_quiet(saved, capfd):
 
 
 def test_the_embedded_model_is_the_default(saved, monkeypatch, tmp_path):
-    monkeypatch.setattr(vision_language_model, "EMBEDDED", saved)
+    monkeypatch.setattr(loading, "EMBEDDED", saved)
     assert load(device="cpu").ask([], "?", max_new_tokens=2).prompt_tokens > 0
-    monkeypatch.setattr(vision_language_model, "EMBEDDED", tmp_path / "nano")
+    monkeypatch.setattr(loading, "EMBEDDED", tmp_path / "nano")
     with pytest.raises(CheckpointError, match="nano: no such folder"):
         minimonkey.load(device="cpu")
 

@@ -59,9 +59,9 @@ def pack(
     Each row has the example that has waited longest, and of the others those that fill the row best: the most tokens, with
     `max_tiles` the most tokens and tiles, each as a share of its budget. The stream alone decides, nothing is drawn.
 
-    20,000 lengths, log-uniform in 256-4,096 tokens, leave 0.02 % of rows of 16,384 empty (in the order of the stream 6.7 %), 0.02 %
-    of 8,192 (13 %), 0.7 % of 4,096 (23 %); where tiles are scarce, rows are within 0.4 % of the fewest possible. A row takes some
-    milliseconds.
+    20,000 lengths, log-uniform in 256-4,096 tokens, leave 0.02 % of rows of 16,384 empty (packed as they come 6.7 %), 0.02 % of
+    8,192 (13 %) and 1.3 % of 4,096 (23 %); with 24 to 64 tiles a row there are as few rows as there can be. A row takes up to ten
+    milliseconds (`benchmarks/packing.py`).
 
     Args:
         examples: what `encode` gives, or anything that `size` knows the size of; may be endless. With `resume`, first those that
@@ -83,9 +83,8 @@ def pack(
     for name, value in (("max_tokens", max_tokens), ("max_tiles", max_tiles), ("lookahead_tokens", lookahead_tokens)):
         if value is not None and (type(value) is not int or value < 1):
             raise UsageError(f"{name}={value!r}: expected a whole number from 1 on")
-    return Packs(
-        examples, ExampleSize(max_tokens, max_tiles or 0), max(lookahead_tokens, max_tokens), size, resume or PackingState()
-    )
+    budget = ExampleSize(max_tokens, max_tiles or 0)
+    return Packs(examples, budget, max(lookahead_tokens, max_tokens), size, resume or PackingState())
 
 
 class Packs(Generic[T], Iterator[list[T]]):

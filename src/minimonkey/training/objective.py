@@ -173,6 +173,14 @@ class AnswerLoss(nn.Module):
         tile = torch.zeros(1, 3, *side, device=like.device, dtype=like.dtype)
         return self.network.model.get_image_features(tile, return_dict=True).pooler_output.float()
 
+    def _with_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs with features in place of pixels, or of what was kept of an encoder that doesn't learn."""
+        kept = inputs.pop("image_features", None)
+        if kept is not None:
+            features = self.network.model.multi_modal_projector(kept)
+            return inputs | {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+        return self.network.model.with_features(inputs) if "pixel_values" in inputs else inputs
+
     def _parts(self, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """What the network reads at a time: a padded batch as a whole, of a packed row one segment after the other.
 
@@ -181,11 +189,11 @@ class AnswerLoss(nn.Module):
         inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in ("level_tiles", "position_ids")}
         segments = inputs.pop("segments", None)
         if segments is None:
-            yield self.network.model.with_features(inputs) if "pixel_values" in inputs else inputs
+            yield self._with_features(inputs)
             return
         inputs.pop("attention_mask", None)
         ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
-        inputs = self.network.model.with_features(inputs) if "pixel_values" in inputs else inputs
+        inputs = self._with_features(inputs)
         features = inputs["mm_encoder_outputs"]["image"].pooler_output if "mm_encoder_outputs" in inputs else None
         image_token, used = self.network.config.image_token_id, 0
         for start, stop in zip(segments[:-1].tolist(), segments[1:].tolist(), strict=True):
