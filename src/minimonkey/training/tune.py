@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule
 
 from minimonkey.checkpoints.folder import ModelFolder, find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
@@ -158,6 +159,7 @@ class Tuning(TrainingLoop):
             self.objective.eval()
             with torch.no_grad(), self.accelerator.autocast():
                 sound = bool(self.objective(self._here(self._latest)).isfinite()) and sound
+            self._share_again()
         return not self.agree([not sound])[0]
 
     def agree(self, decisions: Sequence[bool]) -> list[bool]:
@@ -169,7 +171,14 @@ class Tuning(TrainingLoop):
     def evaluate(self) -> Look:
         assert self.held_out is not None
         with self.accelerator.autocast():
-            return self.held_out.look(self.objective, self.bare, self.accelerator.reduce)
+            look = self.held_out.look(self.objective, self.bare, self.accelerator.reduce)
+        self._share_again()
+        return look
+
+    def _share_again(self) -> None:
+        """After a forward pass without a backward one, FSDP leaves the outermost weights put together."""
+        if isinstance(self.objective, FSDPModule):
+            self.objective.reshard()
 
     def track(self, figures: dict[str, Any]) -> None:
         self.accelerator.log(figures, step=self.step)
@@ -249,16 +258,21 @@ def tune(recipe: TuningRecipe, folder: Path) -> Path:
     held_out = None if recipe.evaluation is None else HeldOut(recipe.evaluation, recipe, processor, *turn)
     run = Tuning(recipe, folder, objective, batches, accelerator, held_out)
     run.train()
+    if run.step == run.settings.steps:
+        _publish(run, processor)
     accelerator.end_training()
-    if run.step < run.settings.steps:
-        return checkpoints(folder)[-1]
+    return folder / TUNED if run.step == run.settings.steps else checkpoints(folder)[-1]
+
+
+def _publish(run: Tuning, processor: Any) -> None:
+    """Write what came of a run, at the best of its checkpoints."""
     if run.best is not None and run.best["step"] != run.step:
-        read_trained(checkpoint_of(folder, int(run.best["step"])), run.bare)
-    state = accelerator.get_state_dict(run.objective)  # all processes have to ask for it
+        read_trained(checkpoint_of(run.folder, int(run.best["step"])), run.bare)
+    state = run.accelerator.get_state_dict(run.objective)  # all processes have to ask for it
     if run.is_main:
-        publish(recipe, folder, run.bare.model, processor, {name.removeprefix("model."): tensor for name, tensor in state.items()})
+        whole = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        publish(run.recipe, run.folder, run.bare.model, processor, whole)
     run.wait()
-    return folder / TUNED
 
 
 def make_accelerator(recipe: TuningRecipe, folder: Path, layers: Sequence[str]) -> Accelerator:
