@@ -58,8 +58,9 @@ def test_answers_are_really_given(held, monkeypatch, metric):
     monkeypatch.setattr(
         held_out.VisionLanguageModel,
         "ask",
-        lambda self, pictures, question, **settings: asked.append((question, settings.get("history")))
-        or original(self, pictures, question, **settings),
+        lambda self, pictures, question, **settings: (
+            asked.append((question, settings.get("history"))) or original(self, pictures, question, **settings)
+        ),
     )
     optimizer = {"rate": 1e-2, "schedule": "constant", "warmup_fraction": 0.0}
     run_tuning(held(data={"rows": "held.jsonl", "images": "images"}, batch_rows=3, steps=40, optimizer=optimizer,
@@ -74,7 +75,9 @@ def test_answers_are_really_given(held, monkeypatch, metric):
         vlm.ask("images/5.png", "Then?", history=[("<image>\nFirst?", "1")], max_new_tokens=30).text,
     ]
     expected = ["It is 11", "It is 44444", "2"]
-    scores = [float(one == other) if metric == "exact" else anls(one, [other]) for one, other in zip(answers, expected, strict=True)]
+    scores = [
+        float(one == other) if metric == "exact" else anls(one, [other]) for one, other in zip(answers, expected, strict=True)
+    ]
     assert max(found.values()) == pytest.approx(sum(scores) / 3)
     assert max(found.values()) > 0.3, "40 steps over three rows teach it something"
 
@@ -115,7 +118,12 @@ def test_a_resumed_run_knows_the_best(held, monkeypatch):
     ("row", "metric", "error", "message"),
     [
         ('{"conversations": []}', "loss", DataError, "held.jsonl:1: "),
-        ('{"conversations": [{"from": "gpt", "value": "a"}]}', "exact", UsageError, "question and answer by turns; held.jsonl:1 is"),
+        (
+            '{"conversations": [{"from": "gpt", "value": "a"}]}',
+            "exact",
+            UsageError,
+            "question and answer by turns; held.jsonl:1 is",
+        ),
     ],
 )
 def test_held_out_rows_that_cannot_be_used_are_told_before_the_first_step(held, row, metric, error, message):

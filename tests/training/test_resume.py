@@ -198,7 +198,9 @@ def test_a_full_disk_is_one_line_and_costs_no_step(tuning, begun, monkeypatch, w
     }
     with monkeypatch.context() as patch:
         patch.setattr(*full[what])
-        with pytest.raises(UsageError, match=r"^can't write runs/tiny/\S+: No space left on device; make room, the same command goes on$"):
+        with pytest.raises(
+            UsageError, match=r"^can't write runs/tiny/\S+: No space left on device; make room, the same command goes on$"
+        ):
             begun()
     assert Path("runs/tiny/checkpoint-00000004/progress.json").exists()
     assert not list(Path("runs/tiny").glob("partial")) and not list(Path("runs/tiny").glob(".tuned"))
@@ -225,7 +227,10 @@ def test_a_broken_checkpoint_is_one_line_and_the_one_before_goes_on(begun, file)
     [
         ({"parts": {"vision": {"train": False}}}, "the run was begun with parts="),
         ({"stage": "lora"}, "the run was begun with parts="),
-        ({"batch_rows": 3}, "the run was begun with batch_rows=2, now it is 3; go on with the former, or give this run another folder"),
+        (
+            {"batch_rows": 3},
+            "the run was begun with batch_rows=2, now it is 3; go on with the former, or give this run another folder",
+        ),
         ({"packing": {"max_tokens": 500}}, "the run was begun with packing=None"),
         ({"seed": 1}, "the run was begun with seed=0, now it is 1"),
         ({"dtype": "bfloat16"}, "the run was begun with dtype='float32', now it is 'bfloat16'"),
@@ -255,25 +260,28 @@ def test_a_checkpoint_of_other_tensors(tuning, begun):
     last = sorted(Path("runs/tiny").glob("checkpoint-*"))[-1]
     run_tuning(tuning(steps=1, stage="align", out="aligned"))
     (last / "trained.safetensors").write_bytes(Path("aligned/checkpoint-00000001/trained.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=r"was not trained there; give this run another folder \(out\), or its recipe the former"):
+    with pytest.raises(
+        CheckpointError, match=r"was not trained there; give this run another folder \(out\), or its recipe the former"
+    ):
         begun()
 
 
 def test_data_with_other_rows(begun):
     lines = Path("rows.jsonl").read_text("utf-8").splitlines()
     Path("rows.jsonl").write_text("\n".join(lines[:-1]), "utf-8")
-    with pytest.raises(UsageError, match=r"the data has changed since the run began: it was 'rows' with 9 rows, .* 'rows' with 8 rows"):
+    with pytest.raises(
+        UsageError, match=r"the data has changed since the run began: it was 'rows' with 9 rows, .* 'rows' with 8 rows"
+    ):
         begun()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_step_and_rows(tuning, begun, monkeypatch, value):
     before, original, calls = kept(), AnswerLoss.forward, iter(range(99))
-    monkeypatch.setattr(
-        AnswerLoss, "forward", lambda self, *batch: original(self, *batch) * (value if next(calls) == 1 else 1)
-    )
+    monkeypatch.setattr(AnswerLoss, "forward", lambda self, *batch: original(self, *batch) * (value if next(calls) == 1 else 1))
     with pytest.raises(
-        UsageError, match=r"^step 6: the loss isn't a finite number \(rows \S*rows.jsonl, line \d, \S*rows.jsonl, line \d\); lower the"
+        UsageError,
+        match=r"^step 6: the loss isn't a finite number \(rows \S*rows.jsonl, line \d, \S*rows.jsonl, line \d\); lower the",
     ):
         begun()
     monkeypatch.setattr(AnswerLoss, "forward", original)
@@ -292,7 +300,9 @@ def test_a_gradient_that_is_not_finite_names_step_and_rows(begun, monkeypatch):
         return loss
 
     monkeypatch.setattr(tune.Tuning, "_backward", backward)
-    with pytest.raises(UsageError, match=r"^step 5: the gradient isn't a finite number \(rows \S*rows.jsonl, line \d, \S*rows.jsonl"):
+    with pytest.raises(
+        UsageError, match=r"^step 5: the gradient isn't a finite number \(rows \S*rows.jsonl, line \d, \S*rows.jsonl"
+    ):
         begun()
     assert kept() == before
 

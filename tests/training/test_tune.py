@@ -252,7 +252,7 @@ def test_bad_rows_that_are_skipped_are_listed_once(tuning, changes):
 
 
 def test_nothing_but_bad_rows_is_one_line(tuning):
-    spoil({number: "{" for number in range(9)})
+    spoil(dict.fromkeys(range(9), "{"))
     with pytest.raises(DataError, match=r"^10 rows in a row can't be used; runs/tiny/skipped.jsonl says why$"):
         run_tuning(tuning(data={"rows": "rows.jsonl", "bad_rows": "skip"}))
 
@@ -266,7 +266,9 @@ def test_a_step_of_rows_that_cannot_be_decoded_learns_nothing(tuning):
 
 
 def test_rows_that_are_too_long_are_named(tuning):
-    with pytest.raises(DataError, match=r"rows.jsonl, line \d: \d+ tokens with \d tiles are more than max_tokens=40: lower the pyr"):
+    with pytest.raises(
+        DataError, match=r"rows.jsonl, line \d: \d+ tokens with \d tiles are more than max_tokens=40: lower the pyr"
+    ):
         run_tuning(tuning(max_tokens=40))
     with pytest.raises(DataError, match=r"rows.jsonl, line \d: .* don't fit a packed row of 400 tokens and 2 tiles: lower"):
         run_tuning(tuning(packing={"max_tokens": 400, "max_tiles": 2}))

@@ -1,7 +1,7 @@
 """Adapters in a folder of their own, as peft writes them, and whether a model is the one that they were trained on.
 
-    adapter_config.json, adapter_model.safetensors   peft's
-    base.json                                        the model below, a few of its numbers, and how pictures are cut
+adapter_config.json, adapter_model.safetensors   peft's
+base.json                                        the model below, a few of its numbers, and how pictures are cut
 """
 
 from __future__ import annotations

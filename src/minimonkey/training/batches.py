@@ -163,7 +163,9 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.skipped is not None and self.skipped.exists():  # by an earlier call, which may have been cut off
-            self._told = {line for line in self.skipped.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")}
+            self._told = {
+                line for line in self.skipped.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+            }
 
     @property
     def recipe(self) -> TuningRecipe:

@@ -67,9 +67,7 @@ def _merged(recipe: TuningRecipe, adapters: Path) -> Any:
     return network
 
 
-def _write_adapters(
-    recipe: TuningRecipe, partial: Path, model: Any, processor: Any, state: Mapping[str, torch.Tensor]
-) -> None:
+def _write_adapters(recipe: TuningRecipe, partial: Path, model: Any, processor: Any, state: Mapping[str, torch.Tensor]) -> None:
     """peft's folder; parts that are trained without adapters are in it as `modules_to_save`."""
     parts = [name for name in PARTS if (part := recipe.resolved[name]).train and part.lora is None]
     config = model.peft_config["default"]

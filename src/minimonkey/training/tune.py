@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -34,7 +35,7 @@ from minimonkey.training.batches import Batches, Loaded, Place, TrainingRows
 from minimonkey.training.config import TuningRecipe
 from minimonkey.training.drop_path import add_drop_path
 from minimonkey.training.held_out import HeldOut
-from minimonkey.training.loop import LoopSettings, Look, TrainingLoop, checkpoint_of, checkpoints, not_finite
+from minimonkey.training.loop import Look, LoopSettings, TrainingLoop, checkpoint_of, checkpoints, not_finite
 from minimonkey.training.objective import AnswerLoss, batch_weight
 from minimonkey.training.parameters import add_adapters, freeze, groups, make_optimizer, rate_factor
 from minimonkey.training.publish import TUNED, publish
@@ -130,7 +131,12 @@ class Tuning(TrainingLoop):
         return loss.detach()
 
     def _here(self, loaded: Loaded) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.accelerator.device) for name, tensor in loaded.batch.items()}
+        """A batch on this process's device; where processes share a model, they agree how often they call it."""
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in loaded.batch.items()}
+        if isinstance(self.objective, FSDPModule) and self.recipe.packing is not None:
+            own = len(batch["segments"]) - 1 if "segments" in batch else 1
+            batch["calls"] = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max()
+        return batch
 
     def _clip(self) -> float:
         learning = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -198,7 +204,11 @@ class Tuning(TrainingLoop):
             ranks = self.batches.ranks
             raise UsageError(
                 f"{folder}: a step had {state['turns']} batches (processes x accumulate), here {ranks} x {self.recipe.accumulate}; "
-                + (f"set accumulate={state['turns'] // ranks}" if state["turns"] % ranks == 0 else f"start as many processes: not {ranks}")
+                + (
+                    f"set accumulate={state['turns'] // ranks}"
+                    if state["turns"] % ranks == 0
+                    else f"start as many processes: not {ranks}"
+                )
             )
         read_state(folder, self.bare, self.optimizer)
         self.place = Place(*state["place"])
@@ -250,6 +260,8 @@ def tune(recipe: TuningRecipe, folder: Path) -> Path:
     torch.manual_seed(recipe.seed)  # of new adapters
     network, processor = open_model(find_folder(recipe.model), recipe)
     accelerator = make_accelerator(recipe, folder, layer_names(network))
+    if recipe.sharding != "none":
+        network.model.tile_batch = sys.maxsize  # processes that share an encoder have to call it equally often
     objective = AnswerLoss(add_adapters(network, recipe.resolved), recipe.reduction, recipe.logit_chunk_tokens)
     rows = TrainingRows(open_mixture(recipe), processor, recipe)
     skipped = folder / "skipped.jsonl" if recipe.data.bad_rows == "skip" else None
