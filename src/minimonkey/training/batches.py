@@ -2,9 +2,9 @@
 
     stream of draws -> windows -> lengths (no pixels) -> packs, or rows of similar cost -> micro-batches -> encoded by workers
 
-Everything is a function of recipe, data and the window's first draw, so that a resumed run sees what an uninterrupted one would have
-seen. Processes see the same plan and take turns at it: two of them learn from a step's rows as one with twice the `accumulate` does.
-Knows no model and no loop.
+Everything is a function of recipe, data and the window's first draw, so that a resumed run sees what an uninterrupted one would
+have seen. Processes see the same plan and take turns at it: two of them learn from a step's rows as one with twice the
+`accumulate` does. Knows no model and no loop.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class TrainingRows(Dataset):
         packing = self.recipe.packing
         if packing is not None and (found.tokens > packing.max_tokens or found.tiles > packing.max_tiles):
             raise DataError(
-                f"{row.where}: {found.tokens} tokens with {found.tiles} tiles don't fit a packed row of {packing.max_tokens} tokens "
-                f"and {packing.max_tiles} tiles: lower the pyramid's budgets, or raise packing.max_tokens or packing.max_tiles",
+                f"{row.where}: {found.tokens} tokens with {found.tiles} tiles don't fit a packed row of {packing.max_tokens} tokens"
+                f" and {packing.max_tiles} tiles: lower the pyramid's budgets, or raise packing.max_tokens or packing.max_tiles",
                 "too long",
             )
         return found

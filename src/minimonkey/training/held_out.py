@@ -40,8 +40,8 @@ class HeldOut:
             roles = [message.role for message in row.messages if message.role != "system"]
             if roles != ["user", "assistant"] * (len(roles) // 2) or any(medium.kind == "video" for medium in row.media):
                 raise UsageError(
-                    f"evaluation: metric={config.metric!r} asks about pictures, question and answer by turns; {row.where} is something "
-                    "else: leave it out, or use loss"
+                    f"evaluation: metric={config.metric!r} asks about pictures, question and answer by turns; {row.where} is "
+                    "something else: leave it out, or use loss"
                 )
 
     def look(self, objective: Any, bare: AnswerLoss, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Look:

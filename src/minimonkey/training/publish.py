@@ -60,10 +60,11 @@ def publish(recipe: TuningRecipe, folder: Path, model: nn.Module, processor: Any
 
 def _merged(recipe: TuningRecipe, adapters: Path) -> Any:
     """The base in full precision, whatever it was trained in, with the adapters in its weights."""
-    found = find_folder(recipe.model)
-    base = load_network(found, found.config("native"), dtype=getattr(torch, recipe.dtype))
-    network = with_adapter(base, adapters, AdapterBase.read(adapters)).merge_and_unload()
-    network.config.pyramid = AdapterBase.read(adapters).pyramid
+    found, base = find_folder(recipe.model), AdapterBase.read(adapters)
+    assert base is not None, "we have just written it"
+    network = load_network(found, found.config("native"), dtype=getattr(torch, recipe.dtype))
+    network = with_adapter(network, adapters, base).merge_and_unload()
+    network.config.pyramid = base.pyramid
     return network
 
 

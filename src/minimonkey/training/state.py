@@ -1,7 +1,7 @@
 """What a resume needs beside the data's place: trained tensors and the optimizer's memory, as safetensors and JSON.
 
-Random numbers aren't kept, as each step seeds them anew. Tensors that FSDP has cut are put together for the file and cut again when it's read, so that a checkpoint of two processes is read
-by one, and the other way round.
+Random numbers aren't kept, as each step seeds them anew. Tensors that FSDP has cut are put together for the file and cut again
+when it's read, so that a checkpoint of two processes is read by one, and the other way round.
 """
 
 from __future__ import annotations
