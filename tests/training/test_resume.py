@@ -115,7 +115,7 @@ def test_a_crash_anywhere_costs_nothing(tuning, monkeypatch, workers, rows):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("rows", [{}, PACKING], ids=["padded", "packed"])
 def test_kill_9_at_any_time_costs_nothing(tuning, workers, rows):
-    settings = DROPPING | rows | {"steps": 40, "workers": workers, "checkpoint_minutes": 0.0}
+    settings = DROPPING | rows | {"steps": 24, "workers": workers, "checkpoint_minutes": 0.0}
     run_tuning(tuning(**settings, out="whole"))
     file, dice = written(tuning, **settings, out="parts")[1], random.Random(workers + len(rows))
     for _ in range(4):

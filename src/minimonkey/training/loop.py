@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from minimonkey.errors import CheckpointError, MiniMonkeyError, UsageError, shown
@@ -151,7 +152,7 @@ class TrainingLoop(ABC):
             due = time.monotonic() - last_saved > 60 * settings.checkpoint_minutes
             stops, spent, due = self.agree([self.stopping, spent, due])
             if done or stops or spent or due or self._evaluates():
-                self._save_sound()
+                self.save_sound()
                 last_saved = time.monotonic()
             if stops:
                 raise KeyboardInterrupt
@@ -185,8 +186,9 @@ class TrainingLoop(ABC):
             replace_text(self.folder / BEST, json.dumps({"evaluated": self.step, "best": self.best}))
             self._drop_old()
 
-    def _save_sound(self) -> None:
-        """Nobody has seen what the last update made of the weights, and a checkpoint takes the place of an older one."""
+    def save_sound(self) -> None:
+        """Save weights that are sound: nobody has seen what the last update made of them, and a checkpoint takes the place of an
+        older one. Raises UsageError for others."""
         if not self.is_sound():
             raise not_finite("loss after the update", self.step - 1)
         self.save()
@@ -243,11 +245,11 @@ class TrainingLoop(ABC):
             try:
                 progress = json.loads((found[-1] / PROGRESS).read_text())
                 self.step = self.saved_step = int(progress["step"])
-                self.seconds, self.window = float(progress["seconds"]), list(progress["window"])
+                self.seconds, self.window = float(progress["seconds"]), list(progress.get("window", ()))
                 self.read(found[-1])
             except MiniMonkeyError:
                 raise
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 raise broken(found[-1], error) from error
         if self.is_main:
             self._forget_lost_steps()
