@@ -12,6 +12,7 @@ from minimonkey.checkpoints.folder import find_folder
 from minimonkey.checkpoints.load import load_network, load_processor
 from minimonkey.compression.spec import CompressionSpec
 from minimonkey.errors import UsageError
+from minimonkey.inference.adapters import AdapterBase, with_adapter
 from minimonkey.inference.device import Placement
 from minimonkey.inference.openvino import OpenVINOBackend
 from minimonkey.inference.vision_language_model import VisionLanguageModel, compression_spec
@@ -32,6 +33,7 @@ def load(
     compression: CompressionSpec | dict | None = None,
     quantize: Literal["int8", "int4"] | None = None,
     device_map: str | dict | None = None,
+    adapter: str | Path | None = None,
     engine: Literal["openvino"] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -42,13 +44,14 @@ def load(
 
     Args:
         model: a folder or a hub id, in our layout, that of transformers, or as InternVL and Mini-Monkey were published. None: the
-            embedded model.
+            embedded model, or the one that `adapter` was trained on.
         device: "cuda", "cpu" ...; the best there is if not given.
         dtype: "float32", "bfloat16" or "float16"; float32 on a CPU and bfloat16 elsewhere if not given.
         pyramid: how pictures are cut unless a call says otherwise. None: as the folder or its published code has it.
         compression: which image tokens are dropped unless a call says otherwise. None: none.
         quantize: weights in 8 bits (torchao) or 4 bits (bitsandbytes).
         device_map: a model spread over devices, as in accelerate; in place of `device`.
+        adapter: a folder of LoRA adapters, as training and peft write them, for the model.
         engine: "openvino" computes the encoder and reads prompts, faster on many CPUs, for as much memory again. None: torch.
         revision: branch, tag or commit of a hub id.
         token: of the hub, for models that ask for one.
@@ -73,7 +76,10 @@ def load(
         raise UsageError(f"engine={engine!r}: expected 'openvino', or nothing for torch")
     where = Placement.resolve(device, dtype, device_map, quantize)
     check_settings(attn_implementation=attn_implementation, device_map=device_map)  # now, not after a download
-    folder = find_folder(EMBEDDED if model is None else model, revision=revision, token=token, vision_heads=vision_heads)
+    base = None if adapter is None else AdapterBase.read(Path(adapter))
+    if model is None:
+        model = EMBEDDED if base is None else base.model
+    folder = find_folder(model, revision=revision, token=token, vision_heads=vision_heads)
     config = folder.config("native")
     processor = load_processor(folder, config)
     try:
@@ -82,6 +88,9 @@ def load(
         reason = " ".join(str(error).split())[:160]
         what = "this model" if attn_implementation is None else f"attn_implementation={attn_implementation!r}"
         raise UsageError(f"{what} can't run here ({reason})") from error
+    if adapter is not None:
+        network = with_adapter(network, Path(adapter), base)
+        pyramid = base.pyramid if pyramid is None and base is not None else pyramid
     if pyramid is not None:
         processor.image_processor.spec = processor.image_processor.spec_for({"pyramid": pyramid})
     if device_map is None and quantize is None:

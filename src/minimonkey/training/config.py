@@ -120,7 +120,12 @@ class EvaluationConfig:
     limit: int = 100
     """Rows."""
     metric: Literal["loss", "exact", "anls"] = "loss"
-    """What decides which checkpoint is the best: the loss, or answers read out freely and compared."""
+    """What decides which checkpoint is the best: the loss, or answers read out freely and compared. The best one is kept, and the
+    tuned model comes of it."""
+
+    def __post_init__(self) -> None:
+        for key in ("every", "limit"):
+            _require(self, key, getattr(self, key) >= 1, "1 or more")
 
 
 STAGES: dict[str, dict[str, Any]] = {
@@ -175,6 +180,10 @@ class TuningRecipe:
     mixed_precision: Literal["no", "bf16"] = "no"
     quantize_base: Literal["int4"] | None = None
     """QLoRA: the weights under the adapters in 4 bits (bitsandbytes)."""
+    merge: bool = False
+    """The tuned model has the adapters in its weights, in place of a folder of adapters beside it."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """Of several processes: each has the whole model (DDP), or they share its weights, gradients and optimizer (FSDP2)."""
     cache_features: bool = False
     """Keep what the vision encoder makes of each picture on disk; for stages in which it doesn't learn."""
     evaluation: EvaluationConfig | None = None
@@ -209,6 +218,10 @@ class TuningRecipe:
             raise UsageError("parts: nothing is trained; set train of vision, projector or language")
         if self.cache_features and self.resolved["vision"].train:
             raise UsageError("cache_features keeps what a frozen encoder says, but `vision` is trained: leave one of the two out")
+        if self.merge and not self.uses_lora:
+            raise UsageError("merge puts adapters into the weights, but no part has a `lora`: leave it out")
+        if self.sharding == "fsdp2" and self.evaluation is not None and self.evaluation.metric != "loss":
+            raise UsageError(f"evaluation.metric={self.evaluation.metric!r}: a model that processes share can't answer; use loss")
         if self.quantize_base and not all(part.lora or not part.train for part in self.resolved.values()):
             raise UsageError("quantize_base: weights in 4 bits can't be trained; give each trained part a `lora`")
 

@@ -142,18 +142,22 @@ class AnswerLoss(nn.Module):
 
         Args:
             batch: of `data.collate`, or packed rows: `input_ids` and `labels` [1, L] with `segments` int64 [S + 1], where each
-                begins.
+                begins. With `calls`, an int64 [], the language model is called so often at least: processes that share a model have
+                to call it equally often.
             total_weight: what the sum is divided by; None: the weights of this batch. A step of several batches, or processes,
                 gives that of all.
 
         Returns:
             float32 []: sum of weights times cross-entropy, over the weights. 0 where nothing is learnt.
         """
+        blank = None
+        if self.always_encodes and not batch.keys() & {"pixel_values", "image_features"}:
+            blank = self._blank_features()  # first, as other processes encode theirs now
         hidden, labels, weights = self.learnt(batch)
         head = self.network.get_output_embeddings()
         total = chunked_cross_entropy(hidden, head.weight, labels, weights, bias=head.bias, chunk_tokens=self.chunk_tokens)
-        if self.always_encodes and "pixel_values" not in batch:
-            total = total + 0 * self._blank_features().sum()
+        if blank is not None:
+            total = total + 0 * blank.sum()
         return total / (weights.sum() if total_weight is None else total_weight).clamp(min=torch.finfo(torch.float32).tiny)
 
     def learnt(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -182,11 +186,22 @@ class AnswerLoss(nn.Module):
         return self.network.model.with_features(inputs) if "pixel_values" in inputs else inputs
 
     def _parts(self, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
-        """What the network reads at a time: a padded batch as a whole, of a packed row one segment after the other.
+        """What the network reads at a time, and where that is less than `calls` asks for, what counts for nothing."""
+        count = 0
+        for part in self._read_parts(batch):
+            count += 1
+            yield part
+        nothing = batch["input_ids"][:1, :2]
+        for _ in range(int(batch["calls"]) - count if "calls" in batch else 0):
+            yield {"input_ids": nothing, "labels": torch.full_like(nothing, NOT_LEARNT)}
+
+    def _read_parts(self, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+        """A padded batch as a whole, of a packed row one segment after the other.
 
         All tiles of a packed row are encoded together; its segments can't see each other.
         """
-        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in ("level_tiles", "position_ids")}
+        left_out = ("level_tiles", "position_ids", "calls")
+        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in left_out}
         segments = inputs.pop("segments", None)
         if segments is None:
             yield self._with_features(inputs)

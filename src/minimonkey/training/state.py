@@ -1,7 +1,7 @@
-"""What a resume needs beside the data's place: trained tensors, the optimizer's memory, random numbers; as safetensors and JSON.
+"""What a resume needs beside the data's place: trained tensors and the optimizer's memory, as safetensors and JSON.
 
-Tensors that FSDP has cut are put together for the file and cut again when it's read, so that a checkpoint of two processes is read
-by one, and the other way round.
+Random numbers aren't kept, as each step seeds them anew. Tensors that FSDP has cut are put together for the file and cut again
+when it's read, so that a checkpoint of two processes is read by one, and the other way round.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from minimonkey.errors import CheckpointError
+from minimonkey.training.loop import broken
 
 TRAINED, MEMORY, NUMBERS = "trained.safetensors", "optimizer.safetensors", "optimizer.json"
 
@@ -39,7 +40,7 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def write_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, is_main: bool = True) -> None:
-    """Write trained tensors, the optimizer's memory and the random state of torch.
+    """Write trained tensors and the optimizer's memory.
 
     Args:
         folder: a new folder.
@@ -49,9 +50,7 @@ def write_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimize
     """
     trained = trained_parameters(module)
     names = {id(parameter): name for name, parameter in trained.items()}
-    memory: dict[str, torch.Tensor] = {"random": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        memory["random.cuda"] = torch.cuda.get_rng_state()
+    memory: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
@@ -73,20 +72,10 @@ def read_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
     Raises:
         CheckpointError: a file is missing or broken, or is of a run that trained something else.
     """
-    try:
-        tensors, memory = load_file(folder / TRAINED), load_file(folder / MEMORY)
-        numbers = json.loads((folder / NUMBERS).read_text())
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{folder} is broken ({reason}); remove it to go on from the one before") from error
+    read_trained(folder, module)
     trained = trained_parameters(module)
-    check_same(folder, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, trained)
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(cut_like(tensors[name].to(parameter.dtype), parameter))
-    torch.set_rng_state(memory.pop("random"))
-    if (cuda := memory.pop("random.cuda", None)) is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda)
+    memory = _tensors(folder, MEMORY)
+    numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
     for where, value in (memory | numbers).items():
         name, _, key = where.rpartition("/")
         parameter = trained[name]
@@ -94,6 +83,22 @@ def read_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             value = cut_like(value, parameter) if value.shape == parameter.shape else value
             value = value if key == "step" else value.to(parameter.device)
         optimizer.state[parameter][key] = value
+
+
+def read_trained(folder: Path, module: nn.Module) -> None:
+    """Take the trained tensors of a checkpoint. Raises CheckpointError as `read_state` does."""
+    tensors, trained = _tensors(folder, TRAINED), trained_parameters(module)
+    check_same(folder, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, trained)
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(cut_like(tensors[name].to(parameter.dtype), parameter))
+
+
+def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise broken(folder, error) from error
 
 
 def check_same(folder: Path, found: Mapping[str, tuple[int, ...]], trained: Mapping[str, nn.Parameter]) -> None:

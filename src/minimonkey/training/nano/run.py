@@ -7,13 +7,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 
 from minimonkey.checkpoints.folder import find_folder
@@ -26,12 +23,14 @@ from minimonkey.models.minimonkey.modeling import MiniMonkeyForConditionalGenera
 from minimonkey.processing.image_processor import MiniMonkeyImageProcessor
 from minimonkey.processing.processor import MiniMonkeyProcessor
 from minimonkey.synthetic.material.words import ALPHABET
+from minimonkey.training.loop import checkpoints
 from minimonkey.training.nano.batches import Batches
 from minimonkey.training.nano.character_tokenizer import character_tokenizer
 from minimonkey.training.nano.config import TrainConfig
 from minimonkey.training.nano.losses import Losses, normalise
 from minimonkey.training.nano.model_edits import apply_edits, change_rope
 from minimonkey.training.recipe import load_recipe
+from minimonkey.training.run import alone_in
 
 RUNS = Path("runs")
 
@@ -57,8 +56,6 @@ def train(recipe: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
 
 def check_material(config: TrainConfig, folder: Path) -> None:
     """Raise UsageError for a run that began with other material, by the recipe in its folder: a seed would draw other samples."""
-    from minimonkey.training.nano.trainer import checkpoints
-
     recipe = folder / "recipe.json"
     if not checkpoints(folder) or not recipe.exists():
         return
@@ -73,27 +70,10 @@ def check_material(config: TrainConfig, folder: Path) -> None:
         )
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Makes the folder of a run if need be, and keeps other processes from training in it."""
-    lock = FileLock(folder / "lock")  # the system's: freed when the process ends, however it ends
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"{folder}: another process trains in it; wait for its end, or give this run another `name`") from error
-    except OSError as error:
-        raise UsageError(f"can't write {folder}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 @explain_out_of_memory("training", HINTS["train"])
 def _train(config: TrainConfig, folder: Path) -> Path:
     """The run itself, in a folder that is there and ours."""
-    from minimonkey.training.nano.trainer import Trainer, checkpoints, load_weights
+    from minimonkey.training.nano.trainer import Trainer, load_weights
 
     torch.manual_seed(config.seed)
     if config.publish is not None:
