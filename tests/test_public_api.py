@@ -60,7 +60,7 @@ def parameters(function) -> list[str]:
 
 def test_signatures():
     load = inspect.signature(minimonkey.load).parameters
-    placement = ["device", "dtype", "pyramid", "compression", "quantize", "device_map", "engine"]
+    placement = ["device", "dtype", "pyramid", "compression", "quantize", "device_map", "adapter", "engine"]
     assert list(load) == ["model", *placement, "revision", "token", "attn_implementation", "vision_heads"]
     assert all(parameter.default is None for parameter in load.values())
     ask = ["self", "pictures", "question", "system", "history", "pages", "pyramid", "compression", "max_new_tokens", "generation"]
