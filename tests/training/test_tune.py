@@ -110,6 +110,19 @@ def test_adapters_beside_the_base_answer_as_those_that_are_merged(tuning, parts)
     assert len(set(answers)) == 1
 
 
+def test_adapters_over_a_base_in_four_bits(tuning):
+    """QLoRA: what learns are the adapters; merged they stand in the weights as they were before quantization."""
+    pytest.importorskip("bitsandbytes")
+    recipe = {"steps": 2, "parts": ADAPTED["both"], "optimizer": {"rate": 1e-2}}
+    adapter = run_tuning(tuning(**recipe, quantize_base="int4", out="four"))
+    run_tuning(tuning(**recipe, out="whole"))
+    assert log("four") == pytest.approx(log("whole"), rel=0.05) and log("four") != log("whole")
+    assert minimonkey.load("model", adapter=adapter, quantize="int4").ask("images/1.png", QUESTION, max_new_tokens=2).text
+    merged = run_tuning(tuning(**recipe, quantize_base="int4", merge=True, out="merged"))
+    assert changed_parts(merged) == {"vision", "language"}
+    assert torch.allclose(token_logits(minimonkey.load("model", adapter=adapter)), token_logits(minimonkey.load(merged)), atol=2e-4)
+
+
 def test_an_adapter_for_another_model_is_one_line(tuning, tiny_model):
     adapter = run_tuning(tuning(steps=1, stage="lora"))
     for name, other in {"other": tiny_model(seed=1), "longer": tiny_model(max_position_embeddings=2048)}.items():
