@@ -327,3 +327,19 @@ def test_what_cannot_be_is_one_line(tuning, monkeypatch, changes, message):
     with pytest.raises((UsageError, CheckpointError, DataError, ImportError), match=re.escape(message)) as caught:
         run_tuning(tuning(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_kept_features_train_as_pixels_do(tuning, monkeypatch):
+    """The same losses; from the second time on that a picture comes, the encoder isn't asked."""
+    from minimonkey.training import tune as module
+
+    encoded, calls = module.encoded, []
+    monkeypatch.setattr(module, "encoded", lambda network, pixels: calls.append(len(pixels)) or encoded(network, pixels))
+    settings = {"stage": "mini-monkey", "steps": 20, "batch_rows": 2}
+    run_tuning(tuning(**settings))
+    kept = run_tuning(tuning(**settings, out="kept", cache_features=True))
+    assert torch.allclose(torch.tensor(log("kept")), torch.tensor(log("runs/tiny")), atol=1e-4)
+    assert len(list((kept.parent / "features").glob("*.safetensors"))) == 8
+    assert 0 < len(calls) < 14
+    with pytest.raises(UsageError, match="leave drop_path and sharding out"):
+        tuning(stage="mini-monkey", cache_features=True, drop_path=0.1)

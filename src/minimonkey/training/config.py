@@ -218,6 +218,8 @@ class TuningRecipe:
             raise UsageError("parts: nothing is trained; set train of vision, projector or language")
         if self.cache_features and self.resolved["vision"].train:
             raise UsageError("cache_features keeps what a frozen encoder says, but `vision` is trained: leave one of the two out")
+        if self.cache_features and (self.drop_path or self.sharding != "none"):
+            raise UsageError("cache_features keeps what an encoder always says, whole: leave drop_path and sharding out")
         if self.merge and not self.uses_lora:
             raise UsageError("merge puts adapters into the weights, but no part has a `lora`: leave it out")
         if self.sharding == "fsdp2" and self.evaluation is not None and self.evaluation.metric != "loss":

@@ -34,6 +34,7 @@ from minimonkey.memory import explain_out_of_memory
 from minimonkey.training.batches import Batches, Loaded, Place, TrainingRows
 from minimonkey.training.config import TuningRecipe
 from minimonkey.training.drop_path import add_drop_path
+from minimonkey.training.feature_cache import FeatureCache, encoded, weights_digest
 from minimonkey.training.held_out import HeldOut
 from minimonkey.training.loop import Look, LoopSettings, TrainingLoop, checkpoint_of, checkpoints, not_finite
 from minimonkey.training.objective import AnswerLoss, batch_weight
@@ -41,6 +42,8 @@ from minimonkey.training.parameters import add_adapters, freeze, groups, make_op
 from minimonkey.training.publish import TUNED, publish
 from minimonkey.training.state import read_state, read_trained, trained_parameters, write_state
 
+FEATURES = "features"
+"""The folder, in that of the run, of what `cache_features` keeps."""
 PLACE, RECIPE = "place.json", "recipe.json"
 FIXED = ("model", "parts", "pyramid", "dtype", "quantize_base", "batch_rows", "packing", "group_by_length", "seed")
 """Keys that mean something to a checkpoint: what is in it, or which rows come next. Others may change before a run goes on."""
@@ -77,6 +80,7 @@ class Tuning(TrainingLoop):
         objective.always_encodes = not self.is_alone
         self.objective, _ = accelerator.prepare(objective, self.optimizer)  # the wrapped optimizer adds nothing to ours
         self.place = Place()
+        self.features: FeatureCache | None = None
         self._loaded: Iterator[Loaded] | None = None
         self._latest: Loaded | None = None
 
@@ -133,10 +137,32 @@ class Tuning(TrainingLoop):
     def _here(self, loaded: Loaded) -> dict[str, torch.Tensor]:
         """A batch on this process's device; where processes share a model, they agree how often they call it."""
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in loaded.batch.items()}
+        if self.recipe.cache_features and "pixel_values" in batch:
+            batch = self._with_kept_features(batch, loaded.numbers)
         if isinstance(self.objective, FSDPModule) and self.recipe.packing is not None:
             own = len(batch["segments"]) - 1 if "segments" in batch else 1
             batch["calls"] = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max()
         return batch
+
+    def _with_kept_features(self, batch: dict[str, torch.Tensor], numbers: list[int]) -> dict[str, torch.Tensor]:
+        """The batch with features in place of pixels: from disk, or encoded now and kept. As it is where its rows don't say which
+        pictures there are: frames of a video, rows that were left out."""
+        rows = self.batches.rows
+        if self.features is None:
+            self.features = FeatureCache(self.folder / FEATURES, weights_digest(self.bare.network.model.vision_tower))
+        keys = []
+        for number in numbers:
+            spec = rows.processor.image_processor.spec_for({"pyramid": rows.pyramid(rows.mixture.draw(number)) or None})
+            keys += [self.features.key(medium, spec) for medium in rows.conversation(number).media if medium.kind == "image"]
+        tile_counts = batch["level_tiles"].sum(1).tolist()
+        if len(keys) != len(tile_counts):
+            return batch
+        kept = self.features.load(keys)
+        if kept is None or len(kept) != sum(tile_counts):
+            kept = encoded(self.bare.network, batch["pixel_values"])
+            self.features.store(keys, tile_counts, kept)
+        others = {name: tensor for name, tensor in batch.items() if name != "pixel_values"}
+        return others | {"image_features": kept.to(self.accelerator.device)}
 
     def _clip(self) -> float:
         learning = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
