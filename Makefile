@@ -138,7 +138,8 @@ gpu:
 	@for name in encoder compression questions generation; do echo "== $$name"; \
 		$(gpu_run) benchmarks/$$name.py --device $(DEVICE) --layers $(LAYERS) --figures $(FOUND)/performance.json || echo "missed or failed: $$name"; \
 		done 2>&1 | tee $(FOUND)/benchmarks.txt
-	@for stage in nano-12-heads nano-13-finds; do $(gpu_run) -m minimonkey.cli.main train recipes/train/$$stage.yaml \
+	@for stage in "nano-12-heads start=src/minimonkey/nano" "nano-13-finds publish=null"; do set -- $$stage; \
+		$(gpu_run) -m minimonkey.cli.main train recipes/train/$$1.yaml $$2 \
 		material=available workers=$$(nproc) log_every=1 max_minutes=$(MINUTES) || exit; done 2>&1 | tee $(FOUND)/training.txt
 	cp runs/nano-13-finds/log.jsonl $(FOUND)/training.jsonl
 

@@ -103,7 +103,7 @@ def padded(sizes: list[int]) -> dict[str, torch.Tensor]:
 
 def packed(sizes: list[int]) -> dict[str, torch.Tensor]:
     ids = torch.randint(VOCABULARY, (1, sum(sizes)))
-    return {"input_ids": ids, "labels": ids.clone(), "segments": torch.tensor([0, *sizes]).cumsum(0)}
+    return {"input_ids": ids, "labels": ids.clone(), "cu_seqlens": torch.tensor([0, *sizes]).cumsum(0)}
 
 
 def packing(given: argparse.Namespace) -> Iterator[Bar]:

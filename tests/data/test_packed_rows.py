@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minimonkey.data.packed_rows import packed_row, token_weight
+from minimonkey.data.packed_rows import packed_row, token_weights
 from minimonkey.errors import UsageError
 
 
@@ -51,8 +51,8 @@ def test_text_alone_has_no_tiles():
 
 @pytest.mark.parametrize(("reduction", "weight"), [("token", 1), ("sample", 1 / 9), ("square", 1 / 3)])
 def test_what_a_token_weighs(reduction, weight):
-    assert token_weight(9, reduction) == pytest.approx(weight)
-    assert token_weight(0, reduction) == 0
+    labels = torch.tensor([[-100, *range(9)], [-100] * 10])
+    assert token_weights(labels, reduction).tolist() == [pytest.approx([0, *[weight] * 9]), [0] * 10]
 
 
 @pytest.mark.parametrize(

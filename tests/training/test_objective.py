@@ -6,8 +6,9 @@ from torch import nn
 
 import minimonkey
 from minimonkey.data.collation import collate
+from minimonkey.data.packed_rows import packed_row, token_weights
 from minimonkey.data.published import published_example
-from minimonkey.training.objective import AnswerLoss, chunked_cross_entropy, token_weights
+from minimonkey.training.objective import AnswerLoss, chunked_cross_entropy
 from tests.data.published import IMAGES, ROWS, settings_of
 
 ROW_NAMES = ("single", "text_only", "list_two", "multi_turn")
@@ -60,13 +61,6 @@ def made(golden):
     return model, processor, examples
 
 
-def packed(examples):
-    lengths = [len(example["input_ids"]) for example in examples]
-    row = {name: torch.cat([example[name] for example in examples])[None] for name in ("input_ids", "labels")}
-    row["pixel_values"] = torch.cat([example["pixel_values"] for example in examples if "pixel_values" in example])
-    return row | {"segments": torch.tensor([0, *lengths]).cumsum(0)}
-
-
 def gradients(objective, batch):
     objective.zero_grad()
     loss = objective(batch)
@@ -93,7 +87,7 @@ def test_packed_rows_do_not_see_each_other(made, reduction):
     model, processor, examples = made
     objective = AnswerLoss(model, reduction)
     whole, into_whole = gradients(objective, collate(examples, processor))
-    loss, into_packed = gradients(objective, packed(examples))
+    loss, into_packed = gradients(objective, packed_row(examples))
     torch.testing.assert_close(loss, whole, rtol=1e-5, atol=1e-5)
     for name, each in into_packed.items():
         torch.testing.assert_close(each, into_whole[name], rtol=1e-4, atol=1e-5)

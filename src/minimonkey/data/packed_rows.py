@@ -18,11 +18,23 @@ LossReduction = Literal["token", "sample", "square"]
 _EXPONENT = {"token": 0.0, "sample": -1.0, "square": -0.5}
 
 
-def token_weight(learnt_tokens: int, reduction: LossReduction) -> float:
-    """What a learnt token of an example weighs in the loss: 1, 1/n or 1/sqrt(n) of n learnt tokens; 0 where nothing is learnt."""
+def token_weights(labels: torch.Tensor, reduction: LossReduction) -> torch.Tensor:
+    """What each label of a row weighs in the loss: 1, 1/n or 1/sqrt(n) of n learnt tokens; 0 where nothing is learnt.
+
+    Args:
+        labels: int64 [L] or [B, L], -100 where nothing is learnt; shifted or not.
+        reduction: see `LossReduction`.
+
+    Returns:
+        float32 of the same shape.
+
+    Raises:
+        UsageError: an unknown reduction.
+    """
     if reduction not in get_args(LossReduction):
         raise UsageError(unknown("unknown loss reduction", reduction, get_args(LossReduction)))
-    return learnt_tokens ** _EXPONENT[reduction] if learnt_tokens else 0.0
+    learnt = labels != NOT_LEARNT
+    return learnt * learnt.sum(-1, keepdim=True).clamp(min=1).float() ** _EXPONENT[reduction]
 
 
 def packed_row(
@@ -58,7 +70,7 @@ def packed_row(
     lengths = [len(example["input_ids"]) for example in examples]
     total = sum(lengths)
     padding = _missing(total, pad_to, "pad_to", "tokens")
-    weights = [_weights(example["labels"], reduction) for example in examples]
+    weights = [token_weights(example["labels"], reduction) for example in examples]
     positions = [example.get("position_ids", torch.arange(length)) for example, length in zip(examples, lengths, strict=True)]
     row = {
         "input_ids": _joined([example["input_ids"] for example in examples], padding, pad_id),
@@ -88,11 +100,6 @@ def _tiles(examples: Sequence[Mapping[str, Any]], pad_tiles_to: int | None) -> d
     if all("level_tiles" in example for example in shown):
         tiles["level_tiles"] = torch.cat([example["level_tiles"] for example in shown])
     return tiles
-
-
-def _weights(labels: torch.Tensor, reduction: LossReduction) -> torch.Tensor:
-    learnt = labels != NOT_LEARNT
-    return learnt * torch.tensor(token_weight(int(learnt.sum()), reduction))
 
 
 def _joined(parts: list[torch.Tensor], padding: int, value: int) -> torch.Tensor:

@@ -27,6 +27,7 @@ from minimonkey.data.encoding import NOT_LEARNT, encode
 from minimonkey.data.length_grouping import RowCost, grouped_steps
 from minimonkey.data.lengths import Lengths, lengths
 from minimonkey.data.mixture import Draw, Mixture
+from minimonkey.data.packed_rows import packed_row
 from minimonkey.data.packing import ExampleSize, pack
 from minimonkey.errors import DataError, MiniMonkeyError, UsageError
 from minimonkey.training.config import TuningRecipe
@@ -136,16 +137,6 @@ def nothing_to_learn(processor: Any) -> dict[str, torch.Tensor]:
     """A batch that counts for nothing: what is left if all its rows are left out, as each process has its turns to take."""
     blank = {"input_ids": torch.zeros(2, dtype=torch.int64), "labels": torch.full((2,), NOT_LEARNT)}
     return collate([blank], processor)
-
-
-def packed_row(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Examples one after the other in a row: `input_ids`, `labels` [1, L], `segments` int64 [S + 1], tiles."""
-    row = {name: torch.cat([example[name] for example in examples])[None] for name in ("input_ids", "labels")}
-    row["segments"] = torch.tensor([0, *(len(example["input_ids"]) for example in examples)]).cumsum(0)
-    for name in ("pixel_values", "level_tiles"):
-        if tiles := [example[name] for example in examples if name in example]:
-            row[name] = torch.cat(tiles)
-    return row
 
 
 @dataclass

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from minimonkey.data.packed_rows import LossReduction
 from minimonkey.errors import UsageError
-from minimonkey.training.objective import CHUNK_TOKENS, Reduction
+from minimonkey.training.objective import CHUNK_TOKENS
 
 Part = Literal["vision", "projector", "language"]
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
@@ -170,7 +171,7 @@ class TuningRecipe:
     """The longest row; a longer one is an error."""
     pyramid: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's pyramid, e.g. {detail: [1, 8], adaptive: [1, 4]}; the tuned model keeps them."""
-    reduction: Reduction = "token"
+    reduction: LossReduction = "token"
     logit_chunk_tokens: int = CHUNK_TOKENS
     drop_path: float = 0.0
     """Share of the vision encoder's layers that a tile skips, growing with depth (published: 0.1)."""

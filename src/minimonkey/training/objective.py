@@ -9,17 +9,15 @@ time, and the gradient is worked out on the way (the idea of Liger's fused cross
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from minimonkey.data.encoding import NOT_LEARNT
+from minimonkey.data.packed_rows import LossReduction, token_weights
 
-Reduction = Literal["token", "sample", "square"]
-"""How rows count beside each other: by their learnt tokens, all alike, or by the square root of their tokens (InternVL's
-`loss_reduction`)."""
 CHUNK_TOKENS = 256
 
 
@@ -95,27 +93,12 @@ def chunked_cross_entropy(
     return ChunkedCrossEntropy.apply(hidden, weight, bias, labels, weights, chunk_tokens)
 
 
-def token_weights(labels: torch.Tensor, reduction: Reduction) -> torch.Tensor:
-    """How much each label of a row counts: 1, 1/n or 1/sqrt(n) for n learnt tokens, 0 where nothing is learnt.
-
-    Args:
-        labels: int64 [L] or [B, L], already shifted or not.
-        reduction: see `Reduction`.
-
-    Returns:
-        float32 of the same shape.
-    """
-    learnt = labels != NOT_LEARNT
-    count = learnt.sum(-1, keepdim=True).clamp(min=1).float()
-    return learnt * {"token": torch.ones_like(count), "sample": 1 / count, "square": count.rsqrt()}[reduction]
-
-
-def batch_weight(batch: Mapping[str, torch.Tensor], reduction: Reduction) -> torch.Tensor:
+def batch_weight(batch: Mapping[str, torch.Tensor], reduction: LossReduction) -> torch.Tensor:
     """What the labels of a batch weigh together, float32 []; nothing has to be computed for it."""
     labels = batch["labels"]
-    if "segments" not in batch:
+    if "cu_seqlens" not in batch:
         return token_weights(labels[:, 1:], reduction).sum()
-    bounds = batch["segments"].tolist()
+    bounds = batch["cu_seqlens"].tolist()
     parts = [labels[:, start + 1 : stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
     return torch.stack([token_weights(part, reduction).sum() for part in parts]).sum()
 
@@ -127,7 +110,7 @@ class AnswerLoss(nn.Module):
     """With text alone, send a blank tile through the encoder, whose features count for nothing: processes that train together have
     to use the same parameters."""
 
-    def __init__(self, model: nn.Module, reduction: Reduction = "token", chunk_tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, model: nn.Module, reduction: LossReduction = "token", chunk_tokens: int = CHUNK_TOKENS) -> None:
         """`model` may be wrapped by peft."""
         super().__init__()
         self.model, self.reduction, self.chunk_tokens = model, reduction, chunk_tokens
@@ -141,9 +124,9 @@ class AnswerLoss(nn.Module):
         """The loss of a batch.
 
         Args:
-            batch: of `data.collate`, or packed rows: `input_ids` and `labels` [1, L] with `segments` int64 [S + 1], where each
-                begins. With `calls`, an int64 [], the language model is called so often at least: processes that share a model have
-                to call it equally often.
+            batch: of `data.collation`, or of `data.packed_rows`: `input_ids` and `labels` [1, L] with `cu_seqlens` [S + 1], where
+                each segment begins. With `calls`, an int64 [], the language model is called so often at least: processes that share
+                a model have to call it equally often.
             total_weight: what the sum is divided by; None: the weights of this batch. A step of several batches, or processes,
                 gives that of all.
 
@@ -200,9 +183,9 @@ class AnswerLoss(nn.Module):
 
         All tiles of a packed row are encoded together; its segments can't see each other.
         """
-        left_out = ("level_tiles", "position_ids", "calls")
+        left_out = ("level_tiles", "image_flags", "position_ids", "loss_weight", "calls")
         inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in left_out}
-        segments = inputs.pop("segments", None)
+        segments = inputs.pop("cu_seqlens", None)
         if segments is None:
             yield self._with_features(inputs)
             return

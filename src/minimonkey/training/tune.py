@@ -140,7 +140,7 @@ class Tuning(TrainingLoop):
         if self.recipe.cache_features and "pixel_values" in batch:
             batch = self._with_kept_features(batch, loaded.numbers)
         if isinstance(self.objective, FSDPModule) and self.recipe.packing is not None:
-            own = len(batch["segments"]) - 1 if "segments" in batch else 1
+            own = len(batch["cu_seqlens"]) - 1 if "cu_seqlens" in batch else 1
             batch["calls"] = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max()
         return batch
 
