@@ -20,30 +20,16 @@ from pathlib import Path
 GOLDEN = Path("tests/golden/minimonkey-internlm2-56")
 BAR = 1.2
 LOAD = """
-import sys, threading, time
+import sys, time
 import torch, minimonkey, minimonkey.inference
+from minimonkey.evaluation.peak_memory import PeakMemory, private_bytes
 
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-peak, done = 0, False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-        time.sleep(0.005)
-
-before = anonymous()
-thread = threading.Thread(target=watch)
-thread.start()
-start = time.perf_counter()
-vlm = minimonkey.load(sys.argv[1], device="cpu", dtype=sys.argv[2])
-seconds = time.perf_counter() - start
-done = True
-thread.join()
+before, start = private_bytes(), time.perf_counter()
+with PeakMemory() as peak:
+    vlm = minimonkey.load(sys.argv[1], device="cpu", dtype=sys.argv[2])
+    seconds = time.perf_counter() - start
 weights = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
-print(weights, peak - before, seconds)
+print(weights, peak.bytes - before, seconds)
 """
 
 

@@ -24,29 +24,14 @@ SHARD_BYTES = 2 * 10**9
 SHAPE = {"hidden_size": 4096, "intermediate_size": 22016, "num_attention_heads": 32, "kv_channels": 128, "vocab_size": 151936}
 VISUAL = {"width": 1664, "heads": 16, "output_dim": 4096, "mlp_ratio": 4.9231}
 CONVERT = """
-import sys, threading, time
+import sys, time
 from minimonkey.checkpoints.convert import convert
+from minimonkey.evaluation.peak_memory import PeakMemory
 
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-peak, done = 0, False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-        time.sleep(0.005)
-
-thread = threading.Thread(target=watch)
-thread.start()
 start = time.perf_counter()
-try:
+with PeakMemory() as peak:
     convert(sys.argv[1], sys.argv[2], to=sys.argv[3])
-finally:
-    done = True
-thread.join()
-print(peak, time.perf_counter() - start)
+print(peak.bytes, time.perf_counter() - start)
 """
 
 

@@ -15,9 +15,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
+
+from minimonkey.evaluation.peak_memory import PeakMemory, private_bytes
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "tinygptv"
 BAR_BYTES = 8 * 10**9
@@ -82,43 +83,18 @@ def write_model(folder: Path, share: float) -> None:
     write_shards(lazy, folder, shard_bytes=10**9)
 
 
-def private_bytes() -> int:
-    """What this process has for itself, files that are mapped excepted."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-class Peak:
-    """The most of `private_bytes` while a `with` block runs."""
-
-    def __enter__(self) -> Peak:
-        self.bytes, self._done = private_bytes(), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.01):
-            self.bytes = max(self.bytes, private_bytes())
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.bytes = max(self.bytes, private_bytes())
-
-
 def measure(folder: Path, bits: str) -> dict:
     """Load, answer, and say what took how much. In a process of its own."""
     import minimonkey.inference
 
     before, begun = private_bytes(), time.perf_counter()
-    with Peak() as loading:
+    with PeakMemory() as loading:
         vlm = minimonkey.load(folder, device="cpu", dtype="bfloat16", quantize=bits)
     loaded = time.perf_counter()
     weights = {name: stored_bytes(tensor) for name, tensor in vlm.model.named_parameters()}
     weights |= {name: stored_bytes(tensor) for name, tensor in vlm.model.named_buffers()}
     mapped = max(0, sum(weights.values()) - (private_bytes() - before))
-    with Peak() as answering:
+    with PeakMemory() as answering:
         vlm.ask(GOLDEN / "images" / "scene_c.png", "what is this?", max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
     parts = {part: sum(size for name, size in weights.items() if name.startswith(begin)) for part, begin in PARTS.items()}
     return {

@@ -38,34 +38,25 @@ PACKED_BARS = {"random": 1.4, "grouped": 1.1}
 MEMORY_BAR, FEATURES_BAR = 0.35, 2.0
 BATCH_ROWS, PACKED_TOKENS, VOCABULARY = 4, 8192, 512
 LOSS = """
-import sys, threading, time
+import sys
 import torch
 from torch import nn
+from minimonkey.evaluation.peak_memory import PeakMemory, private_bytes
 from minimonkey.training.objective import chunked_cross_entropy
+
 torch.set_num_threads(2)
 tokens, width, vocabulary, how = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 hidden = torch.randn(tokens, width, requires_grad=True)
 weight = torch.randn(vocabulary, width).mul_(0.02).requires_grad_()
 labels = torch.randint(vocabulary, (tokens,))
-def anonymous():
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
-peak, done = 0, False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-before = anonymous()
-thread = threading.Thread(target=watch)
-thread.start()
-if how == "chunked":
-    loss = chunked_cross_entropy(hidden, weight, labels, torch.ones(tokens)) / tokens
-else:
-    loss = nn.functional.cross_entropy(nn.functional.linear(hidden, weight), labels)
-loss.backward()
-done = True
-thread.join()
-print(peak - before)
+before = private_bytes()
+with PeakMemory() as peak:
+    if how == "chunked":
+        loss = chunked_cross_entropy(hidden, weight, labels, torch.ones(tokens)) / tokens
+    else:
+        loss = nn.functional.cross_entropy(nn.functional.linear(hidden, weight), labels)
+    loss.backward()
+print(peak.bytes - before)
 """
 
 
